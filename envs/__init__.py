@@ -1,8 +1,8 @@
 """Goal-reaching environments; importing this package registers them with Gymnasium.
 
-    gbp/PushT-v0      push a T block to a pose (pymunk)
-    gbp/PointMaze-v0  a point mass in a U-shaped maze (MuJoCo)
-    gbp/Wall-v0       a dot that passes a door in a wall (numpy)
+gbp/PushT-v0      push a T block to a pose (pymunk)
+gbp/PointMaze-v0  a point mass in a U-shaped maze (MuJoCo)
+gbp/Wall-v0       a dot that passes a door in a wall (numpy)
 """
 
 from gymnasium.envs.registration import register

@@ -21,6 +21,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from .drawing import blank
+
 ObsType = Literal["pixels", "state"]
 GoalMode = Literal["segment", "random"]
 
@@ -46,6 +48,7 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": 10}  # noqa: RUF012
 
     state_names: ClassVar[tuple[str, ...]]
+    state_periods: ClassVar[dict[str, float]] = {}  # of the state numbers that are angles
     state_low: ClassVar[np.ndarray]
     state_high: ClassVar[np.ndarray]
     proprio_index: ClassVar[list[int]]
@@ -80,6 +83,9 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         self._goal_state = np.zeros(len(self.state_names))
         self._goal_pixels: np.ndarray | None = None
         self._window: Any = None
+        self._clock: Any = None
+        if obs_type == "state":
+            self.compute_reward = self._compute_reward
 
     # What a subclass provides ----------------------------------------------------------------
 
@@ -168,8 +174,14 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
             self.render()
         return self._observation(), 0.0 if terminated else -1.0, terminated, False, info
 
-    def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> Any:
-        """0 where the goal is reached, -1 elsewhere, over any leading batch dimensions."""
+    def _compute_reward(
+        self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any
+    ) -> Any:
+        """0 where the goal is reached, -1 elsewhere, over any leading batch dimensions.
+
+        It is `compute_reward` if and only if obs_type is "state": Stable-Baselines3 takes an
+        environment with that name for one that has `achieved_goal` in its observations.
+        """
         reward = np.where(self.success(achieved_goal, desired_goal), 0.0, -1.0)
         return reward if reward.ndim else float(reward)
 
@@ -191,22 +203,27 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         if self._window is not None:
             import pygame
 
-            pygame.quit()
-            self._window = None
+            pygame.display.quit()
+            self._window = self._clock = None
 
     # Details ----------------------------------------------------------------------------------
 
     def _configure(self, options: dict[str, Any]) -> None:
         """Take up options of reset() beyond start and goal; called before states are drawn."""
 
-    def _overlay_goal(self, scene: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """Blend the goal picture into the scene, a green ghost where the two differ."""
-        changed = np.abs(goal - goal[0, 0]).max(axis=-1, keepdims=True) > 8
-        untouched = np.abs(scene - scene[0, 0]).max(axis=-1, keepdims=True) <= 8
-        ghost = 0.55 * scene + 0.45 * np.array([90.0, 200.0, 90.0], np.float32)
-        return np.where(changed & untouched, ghost, scene)
+    def _background(self, size: int) -> np.ndarray:
+        """The scene without anything that moves, uint8 (size, size, 3)."""
+        return blank(size)
 
-    def _make_observation_space(self) -> spaces.Dict:
+    def _overlay_goal(self, scene: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        """Blend the goal picture into the scene, a green ghost where the scene has nothing."""
+        background = self._background(scene.shape[0]).astype(np.float32)
+        in_goal = np.abs(goal - background).max(axis=-1, keepdims=True) > 8
+        in_scene = np.abs(scene - background).max(axis=-1, keepdims=True) > 8
+        ghost = 0.55 * scene + 0.45 * np.array([90.0, 200.0, 90.0], np.float32)
+        return np.where(in_goal & ~in_scene, ghost, scene)
+
+    def _make_observation_space(self) -> spaces.Space[Any]:
         low, high = self.state_low.astype(np.float32), self.state_high.astype(np.float32)
         if self.obs_type == "state":
             goal = spaces.Box(low[self.achieved_index], high[self.achieved_index], dtype=np.float32)
@@ -233,8 +250,8 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         if self.obs_type == "state":
             return {
                 "observation": state.astype(np.float32),
-                "achieved_goal": state[self.achieved_index].astype(np.float32),
-                "desired_goal": goal[self.achieved_index].astype(np.float32),
+                "achieved_goal": self._achieved(state),
+                "desired_goal": self._achieved(goal),
             }
         if self._goal_pixels is None:
             self._goal_pixels = self.draw(goal, self.image_size)
@@ -245,9 +262,13 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
             "goal_proprio": goal[self.proprio_index].astype(np.float32),
         }
 
+    def _achieved(self, state: np.ndarray) -> np.ndarray:
+        """What success is judged by; float32 as in the observation, so that the step's reward and
+        one computed from observations never differ."""
+        return state[self.achieved_index].astype(np.float32)
+
     def _info(self) -> dict[str, Any]:
-        achieved = self._state[self.achieved_index]
-        desired = self._goal_state[self.achieved_index]
+        achieved, desired = self._achieved(self._state), self._achieved(self._goal_state)
         return {
             "is_success": bool(self.success(achieved, desired)),
             "state": self._state.copy(),
@@ -269,7 +290,7 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
                 last = self._sample_goal(first)
             else:
                 last = self._behavior_outcome(first)
-            reached = self.success(first[self.achieved_index], last[self.achieved_index])
+            reached = self.success(self._achieved(first), self._achieved(last))
             if not reached and self._is_worthwhile(first, last):
                 return first, last
         raise RuntimeError(
@@ -292,10 +313,13 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
             names = ", ".join(self.state_names)
             raise ValueError(f"{name} has shape {array.shape}, expected {expected}: [{names}]")
         if not np.all(np.isfinite(array)):
-            raise ValueError(f"{name} must be finite, got {array}")
-        if np.any(array < self.state_low) or np.any(array > self.state_high):
+            raise ValueError(f"{name} must be finite, got {array.tolist()}")
+        outside = np.flatnonzero((array < self.state_low) | (array > self.state_high))
+        if len(outside):
+            i = outside[0]
             raise ValueError(
-                f"{name} {array} lies outside the bounds {self.state_low} to {self.state_high}"
+                f"{name} lies outside the bounds: {self.state_names[i]} is {array[i]}, "
+                f"expected {self.state_low[i]} to {self.state_high[i]}"
             )
         return array.copy()
 
@@ -307,7 +331,7 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
                 "a batch of actions belongs to a vector env"
             )
         if not np.all(np.isfinite(array)):
-            raise ValueError(f"action must be finite, got {array}")
+            raise ValueError(f"action must be finite, got {array.tolist()}")
         return np.clip(array, -self.action_bound, self.action_bound)
 
     def _show(self, frame: np.ndarray) -> None:
@@ -318,13 +342,14 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
                 'render_mode="human" needs pygame: pip install pygame'
             ) from error
         if self._window is None:
-            pygame.init()
+            pygame.display.init()
+            self._clock = pygame.time.Clock()
             self._window = pygame.display.set_mode(frame.shape[:2])
             pygame.display.set_caption(type(self).__name__)
         pygame.event.pump()
         self._window.blit(pygame.surfarray.make_surface(frame.swapaxes(0, 1)), (0, 0))
         pygame.display.flip()
-        pygame.time.Clock().tick(self.metadata["render_fps"])
+        self._clock.tick(self.metadata["render_fps"])
 
 
 def _check_choice(name: str, value: Any, known: tuple[Any, ...]) -> None:

@@ -10,6 +10,9 @@ _ONE = 1 << _SHIFT
 
 Color = tuple[int, int, int]
 
+AGENT_COLOR: Color = (65, 105, 225)
+WALL_COLOR: Color = (119, 136, 153)
+
 
 def blank(size: int, color: Color = (255, 255, 255)) -> np.ndarray:
     """An even picture, uint8 (size, size, 3)."""
@@ -26,3 +29,19 @@ def fill_circle(picture: np.ndarray, center: np.ndarray, radius: float, color: C
     """Fill a circle in place; centre and radius in pixels."""
     x, y = np.round((np.asarray(center) - 0.5) * _ONE).astype(int)
     cv2.circle(picture, (int(x), int(y)), round(radius * _ONE), color, -1, cv2.LINE_AA, _SHIFT)
+
+
+def coverage(size: int, view: tuple[float, float], span: tuple[float, float]) -> np.ndarray:
+    """The share (0…1) of each of `size` pixels, which cover `view`, that lies within `span`."""
+    edges = np.linspace(view[0], view[1], size + 1)
+    overlap = np.minimum(edges[1:], span[1]) - np.maximum(edges[:-1], span[0])
+    return np.clip(overlap * (size / (view[1] - view[0])), 0.0, 1.0)
+
+
+def solid_on_white(share: np.ndarray, color: Color) -> np.ndarray:
+    """White, mixed with `color` by the share (0…1) of each pixel (size, size) that is solid:
+    float32 (size, size, 3), 0…255, read-only so that it can be kept."""
+    white = blank(len(share)).astype(np.float32)
+    picture = white + share[..., None].astype(np.float32) * (np.array(color, np.float32) - white)
+    picture.setflags(write=False)
+    return picture

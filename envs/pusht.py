@@ -19,7 +19,8 @@ Episode    50 steps.
 
 The state is all there is: the block carries no velocity and no contact forces from one environment
 step to the next, so that a restored state goes on exactly as the original would. Overlap is undone
-by half in each substep.
+by half in each substep, and with the walls wholly at the end of a step: the agent, which nothing
+stops, then overlaps a block that it presses against a wall.
 
 Sources: the task is the Push-T of Florence et al. (Implicit Behavioral Cloning, 2021) with the
 block and the PD law of Chi et al. (Diffusion Policy, 2023) and the relative actions of Zhou et al.
@@ -36,7 +37,7 @@ import numpy as np
 import pymunk
 
 from .base import GoalMode, GoalReachingEnv, ObsType
-from .drawing import blank, fill_circle, fill_polygon
+from .drawing import AGENT_COLOR, blank, fill_circle, fill_polygon
 
 ARENA = 512.0
 AGENT_RADIUS = 15.0
@@ -49,6 +50,7 @@ SUCCESS_ANGLE = math.pi / 9
 
 BAR = np.array([(-60, 0), (60, 0), (60, 30), (-60, 30)], dtype=np.float64)
 STEM = np.array([(-15, 30), (15, 30), (15, 120), (-15, 120)], dtype=np.float64)
+CORNERS = np.concatenate([BAR, STEM])
 CENTER_OF_GRAVITY = (0.0, 45.0)
 BLOCK_REACH = 78.0  # px from the centre of gravity to the farthest corner
 # Outline edges as (from, to, outward normal) in body coordinates.
@@ -64,7 +66,6 @@ EDGES = (
 )
 EDGE_LENGTHS = np.array([math.dist(a, b) for a, b, _ in EDGES])
 
-AGENT_COLOR = (65, 105, 225)
 BLOCK_COLOR = (119, 136, 153)
 
 
@@ -77,13 +78,14 @@ class PushTEnv(GoalReachingEnv):
         "block x",
         "block y",
         "theta",
-        "agent vx",
-        "agent vy",
+        "velocity x",
+        "velocity y",
     )
     state_low: ClassVar[np.ndarray] = np.array([0, 0, -64, -64, 0, -1000, -1000], np.float64)
     state_high: ClassVar[np.ndarray] = np.array(
         [512, 512, 576, 576, 2 * math.pi, 1000, 1000], np.float64
     )
+    state_periods: ClassVar[dict[str, float]] = {"theta": 2 * math.pi}
     proprio_index: ClassVar[list[int]] = [0, 1, 5, 6]
     achieved_index: ClassVar[list[int]] = [0, 1, 2, 3, 4]
 
@@ -130,8 +132,8 @@ class PushTEnv(GoalReachingEnv):
             for _, _, vx, vy in path:
                 agent.velocity = (vx, vy)
                 space.step(DT)
-            block_x, block_y = block.position
             theta = block.angle % (2 * math.pi)
+            block_x, block_y = _kept_inside(*block.position, theta)
         x, y, vx, vy = path[-1]
         self._exact = np.array([x, y, block_x, block_y, theta, vx, vy])
 
@@ -244,8 +246,8 @@ class _Behavior:
         self._contact, self._direction = contact, direction
         self._push_steps = int(rng.integers(3, 14))
         self._approach_steps = 40
-        self._approach_speed = float(rng.uniform(0.3, 0.7))
-        self._push_speed = float(rng.uniform(0.1, 0.45))
+        self._approach_speed = float(rng.uniform(0.2, 0.5))
+        self._push_speed = float(rng.uniform(0.1, 0.35))
 
 
 def _way_round(
@@ -298,6 +300,16 @@ def _may_touch(
         return True
     reach = (BLOCK_REACH + AGENT_RADIUS) ** 2
     return any((x - center_x) ** 2 + (y - center_y) ** 2 < reach for x, y, _, _ in path)
+
+
+def _kept_inside(block_x: float, block_y: float, theta: float) -> tuple[float, float]:
+    """The block's position, shifted by what its corners stick out of the arena.
+
+    The agent is not to be stopped, and can squeeze the block some way into a wall.
+    """
+    corners = CORNERS @ _rotation(theta).T + (block_x, block_y)
+    out = np.maximum(-corners.min(axis=0), 0.0) + np.minimum(ARENA - corners.max(axis=0), 0.0)
+    return block_x + float(out[0]), block_y + float(out[1])
 
 
 def _build_walls() -> tuple[pymunk.Body, list[pymunk.Shape]]:

@@ -4,6 +4,7 @@ Dimension letters, used in every shape of every docstring:
 
     B  problems planned for at once (rows of a vector env)
     S  samples, candidates or restarts of one problem
+    K  proposals: plans to consider as starting points
     N  B·S flattened
     H  horizon in model steps
     F  frameskip: environment steps per model step
@@ -85,6 +86,7 @@ class Planner(Protocol):
         initial: Tensor,
         *,
         warm: Tensor,
+        proposals: Tensor,
         low: Tensor,
         high: Tensor,
         generator: torch.Generator,
@@ -94,6 +96,8 @@ class Planner(Protocol):
         initial: (B, H, M), the plan to start from: the rest of the last plan in rows that are
             `warm`, zeros in the others, where the planner's own initialisation applies.
         warm: (B,) bool.
+        proposals: (K, H, M), K ≥ 0, plans that any row may start from, such as those of the
+            training data; a planner whose `init` is not "proposals" ignores them.
         low, high: (M,), bounds of a model action; every returned number lies within.
         generator: the only source of randomness. Noise is drawn once and shared by all B rows,
             so that a row's plan does not depend on the rows beside it.

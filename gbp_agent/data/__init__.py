@@ -1,0 +1,6 @@
+"""Trajectory datasets: collecting, reading, cutting windows."""
+
+from .collect import EVALUATION_SEEDS_BEGIN, collect
+from .dataset import TrajectoryDataset, Windows
+
+__all__ = ["EVALUATION_SEEDS_BEGIN", "TrajectoryDataset", "Windows", "collect"]

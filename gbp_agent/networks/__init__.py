@@ -1,0 +1,8 @@
+"""nn.Modules only: what maps pictures to latents, latents to latents, latents to pictures."""
+
+from .decoder import ConvDecoder
+from .encoder import ConvEncoder
+from .initialize import initialize
+from .predictor import MLPPredictor
+
+__all__ = ["ConvDecoder", "ConvEncoder", "MLPPredictor", "initialize"]

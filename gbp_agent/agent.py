@@ -1,0 +1,389 @@
+"""The agent: observation → latent → plan → action.
+
+The path of one decision, four files long:
+
+    agent.py        act(obs) → predict → plan: encodes, plans, hands out the plan's actions
+    planners/*.py   the optimiser, which sees a cost function and nothing else
+    world_model.py  encode and rollout
+    networks/*.py   the encoder and the predictor
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checkpoint import load_checkpoint, save_checkpoint
+from .objectives import GoalObjective
+from .observations import ObservationKeys, check_observation
+from .planners import PLANNERS, make_planner
+from .planners.settings import planner_from_settings, settings_of
+from .types import Latent, Objective, Observation, Plan, Planner
+from .world_model import CompactWorldModel
+
+
+@dataclass(frozen=True)
+class MPCConfig:
+    """How plans become actions.
+
+    horizon: H, model steps that are planned. execute: model steps that are acted out before the
+    next plan, 1…H. action_limit: bound of a model action, in standard deviations of the training
+    data (the action space bounds it as well).
+    """
+
+    horizon: int = 5
+    execute: int = 1
+    action_limit: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1 or not 1 <= self.execute <= self.horizon:
+            raise ValueError(
+                "horizon must be at least 1 and execute lie in 1…horizon, "
+                f"got horizon={self.horizon}, execute={self.execute}"
+            )
+        if not self.action_limit > 0:
+            raise ValueError(f"action_limit must be above 0, got {self.action_limit}")
+
+
+@dataclass(frozen=True)
+class AgentState:
+    """What the agent remembers of B episodes, from one `predict` to the next.
+
+    history: Latent (B, T), the frames that the model starts from, one model step apart.
+    past_actions: (B, T-1, M), the model actions between them.
+    queue: (B, execute·F, A) env actions; position: (B,), the next one to hand out.
+    plan: (B, H, M), the last plan, shifted by what has been handed out.
+    """
+
+    history: Latent
+    past_actions: Tensor
+    queue: np.ndarray
+    position: np.ndarray
+    plan: Tensor
+
+
+class WorldModelMPCAgent:
+    """Plans through a world model and acts; a policy object for any Gymnasium loop.
+
+    Args:
+        model: a world model with its statistics.
+        planner: a name in `PLANNERS` or a planner object.
+        objective: what to minimise; distance to the goal's latent by default.
+        config: horizon and execution.
+        keys: which entries of an observation are the pictures and the proprioception.
+        seed: of the planner's noise. With `deterministic=True` every plan draws the same noise, so
+            that an action depends on nothing but the observations of its own episode.
+    """
+
+    def __init__(
+        self,
+        model: CompactWorldModel,
+        planner: str | Planner = "gradient",
+        objective: Objective | None = None,
+        config: MPCConfig | None = None,
+        keys: ObservationKeys | None = None,
+        seed: int = 0,
+    ):
+        self.model = model.eval().requires_grad_(False)
+        self.planner = make_planner(planner)
+        self.objective: Objective = GoalObjective() if objective is None else objective
+        self.config = MPCConfig() if config is None else config
+        self.keys = ObservationKeys() if keys is None else keys
+        self.seed = seed
+        self.device = model.action_normalizer.mean.device
+        self._noise = torch.Generator(self.device).manual_seed(seed)
+        self._goal: Observation | None = None
+        self._state: AgentState | None = None
+        shape = model.config
+        # Proposals that are too short for this horizon are of no use.
+        enough = shape.proposal_steps >= self.config.horizon
+        self._proposals = model.proposals[:, : self.config.horizon]
+        if not enough:
+            none = (0, self.config.horizon, model.model_action_dim)
+            self._proposals = model.proposals.new_zeros(none)
+        self._low, self._high = model.action_normalizer.bounds(
+            np.asarray(shape.action_low, np.float32),
+            np.asarray(shape.action_high, np.float32),
+            shape.frameskip,
+            self.config.action_limit,
+        )
+
+    # Making, saving ---------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        planner: str | Planner = "gradient",
+        device: str | torch.device | None = None,
+        *,
+        revision: str | None = None,
+        config: MPCConfig | None = None,
+        objective: Objective | None = None,
+        seed: int = 0,
+    ) -> WorldModelMPCAgent:
+        """Load a shipped model by name, a folder, or "hf://owner/repo" (see load_checkpoint).
+
+        planner: a name takes the settings that were found best for this model.
+        device: the processor by default.
+        """
+        model, planning = load_checkpoint(name_or_path, revision=revision)
+        if isinstance(planner, str) and planner in PLANNERS:
+            planner = planner_from_settings(planner, planning.get("planners", {}))
+        return cls(
+            model.to(device or "cpu"),
+            planner,
+            objective or GoalObjective(**planning.get("objective", {})),
+            config or MPCConfig(**planning.get("mpc", {})),
+            seed=seed,
+        )
+
+    def save_pretrained(self, folder: str | Path, card: str = "") -> None:
+        """Write a folder that `from_pretrained` reads, with this agent's settings as its own."""
+        planning: dict[str, Any] = {"mpc": asdict(self.config)}
+        if isinstance(self.objective, GoalObjective):
+            planning["objective"] = asdict(self.objective)
+        planning["planners"] = settings_of(self.planner)
+        save_checkpoint(folder, self.model, planning=planning, card=card)
+
+    def push_to_hub(self, repo_id: str, *, card: str = "", **kwargs: Any) -> str:
+        """Upload to the Hugging Face hub and return the address of the commit.
+
+        kwargs: passed to `huggingface_hub.HfApi.upload_folder`, e.g. `revision`, `token`.
+        """
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(repo_id, exist_ok=True, token=kwargs.get("token"))
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "model", card)
+            commit = api.upload_folder(
+                repo_id=repo_id, folder_path=str(Path(folder) / "model"), **kwargs
+            )
+        return str(commit)
+
+    # Acting -----------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Forget the episode."""
+        self._state = None
+
+    def set_goal(self, goal: Observation | None) -> None:
+        """Give the goal once, for an env whose observations hold none: a dict with the same
+        picture and proprioception keys as an observation; None takes it back."""
+        self._goal = goal
+
+    def act(self, observation: Observation) -> np.ndarray:
+        """One environment action, float32 (A,) inside the action space, or (B, A) for a batch."""
+        action, self._state = self.predict(observation, self._state)
+        return action
+
+    def predict(
+        self,
+        observation: Observation,
+        state: AgentState | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, AgentState]:
+        """Stable-Baselines3's protocol: the action, and the state to pass in next time.
+
+        observation: one, or a batch with a leading dimension.
+        state: what the last call returned; None at the start of all episodes.
+        episode_start: (B,) bool, rows that begin a new episode and forget the old one.
+
+        Raises:
+            KeyError: the observation lacks a key.
+            ValueError: a part of it has the wrong shape or type, or is not finite.
+        """
+        batch, single = self._batched(observation)
+        rows = len(batch[self.keys.proprio])
+        if state is not None and len(state.position) != rows:
+            raise ValueError(
+                f"state is of {len(state.position)} episode(s), the observation of {rows}; "
+                "call agent.reset(), or pass state=None, when the number of envs changes"
+            )
+        fresh = np.ones(rows, bool) if state is None else np.zeros(rows, bool)
+        if episode_start is not None:
+            fresh = fresh | np.asarray(episode_start, bool).reshape(rows)
+        state = self._advance(state, batch, fresh, deterministic)
+        action = state.queue[np.arange(rows), state.position]
+        state = replace(state, position=state.position + 1)
+        return (action[0] if single else action), state
+
+    def plan(
+        self, observation: Observation, state: AgentState | None = None, deterministic: bool = True
+    ) -> Plan:
+        """Plan once from this observation: `horizon` model steps, nothing is executed.
+
+        state: None plans as at the start of an episode.
+        """
+        batch, _ = self._batched(observation)
+        rows = np.arange(len(batch[self.keys.proprio]))
+        if state is None:
+            state = self._empty_state(batch)
+        else:
+            state = replace(state, history=_copy(state.history))
+        begun = time.perf_counter()
+        return self._plan(batch, state, rows, begun, deterministic)
+
+    # Details ----------------------------------------------------------------------------------
+
+    def _batched(self, observation: Observation) -> tuple[dict[str, np.ndarray], bool]:
+        """The observation with its goal and a leading batch dimension; whether it had none."""
+        if self._goal is not None and isinstance(observation, Mapping):
+            observation = dict(observation) | self.keys.as_goal(self._goal, observation)
+        return check_observation(observation, self.keys, self.model.config)
+
+    def _empty_state(self, batch: dict[str, np.ndarray]) -> AgentState:
+        rows = len(batch[self.keys.proprio])
+        shape, device = self.model.config, self.device
+        latent = self._encode(batch, self.keys.pixels, self.keys.proprio, np.arange(rows))
+        history = Latent(*(part[:, None].repeat_interleave(shape.history, 1) for part in latent))
+        width = self.model.model_action_dim
+        pending = self.config.execute * shape.frameskip
+        return AgentState(
+            history=history,
+            past_actions=torch.zeros(rows, shape.history - 1, width, device=device),
+            queue=np.zeros((rows, pending, shape.action_dim), np.float32),
+            position=np.full(rows, pending),
+            plan=torch.zeros(rows, self.config.horizon, width, device=device),
+        )
+
+    def _advance(
+        self,
+        state: AgentState | None,
+        batch: dict[str, np.ndarray],
+        fresh: np.ndarray,
+        deterministic: bool,
+    ) -> AgentState:
+        """The state with a non-empty queue in every row."""
+        begun = time.perf_counter()
+        frameskip, pending = self.model.config.frameskip, self.config.execute
+        if state is None:
+            state = self._empty_state(batch)
+        else:
+            state = self._observe(state, batch, fresh)
+        due = np.flatnonzero(state.position >= pending * frameskip)
+        if len(due) == 0:
+            return state
+        plan = self._plan(batch, state, due, begun, deterministic)
+        queue, position, rest = state.queue.copy(), state.position.copy(), state.plan.clone()
+        queue[due] = plan.actions[:, : pending * frameskip]
+        position[due] = 0
+        shifted = torch.zeros_like(plan.model_actions)
+        shifted[:, : shifted.shape[1] - pending] = plan.model_actions[:, pending:]
+        rest[torch.from_numpy(due).to(self.device)] = shifted
+        return replace(state, queue=queue, position=position, plan=rest)
+
+    def _observe(
+        self, state: AgentState, batch: dict[str, np.ndarray], fresh: np.ndarray
+    ) -> AgentState:
+        """Take the frames of rows at a model step's end into the history; restart fresh rows."""
+        frameskip = self.model.config.frameskip
+        ended = np.flatnonzero((state.position % frameskip == 0) & ~fresh)
+        begun = np.flatnonzero(fresh)
+        if len(ended) == 0 and len(begun) == 0:
+            return state
+        history, past = _copy(state.history), state.past_actions.clone()
+        plan, position = state.plan.clone(), state.position.copy()
+        rows = np.concatenate([ended, begun])
+        latent = self._encode(batch, self.keys.pixels, self.keys.proprio, rows)
+        for old, new in zip(history, latent, strict=True):
+            old[ended, :-1] = old[ended, 1:]
+            old[ended, -1] = new[: len(ended)]
+            old[begun] = new[len(ended) :, None]
+        if past.shape[1]:
+            taken = np.stack([state.queue[r, : state.position[r]][-frameskip:] for r in ended])
+            past[ended, :-1] = past[ended, 1:]
+            past[ended, -1] = self._to_model(taken)[:, 0]
+            past[begun] = 0.0
+        plan[begun] = 0.0
+        position[begun] = state.queue.shape[1]
+        return replace(state, history=history, past_actions=past, plan=plan, position=position)
+
+    def _to_model(self, actions: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(actions).to(self.device)
+        return self.model.action_normalizer.to_model(tensor, self.model.config.frameskip)
+
+    def _encode(
+        self, batch: dict[str, np.ndarray], pixels: str, proprio: str, rows: np.ndarray
+    ) -> Latent:
+        with torch.no_grad():
+            return self.model.encode(
+                torch.from_numpy(batch[pixels][rows]).to(self.device),
+                torch.from_numpy(batch[proprio][rows]).to(self.device),
+            )
+
+    def _plan(
+        self,
+        batch: dict[str, np.ndarray],
+        state: AgentState,
+        due: np.ndarray,
+        begun: float,
+        deterministic: bool,
+    ) -> Plan:
+        """Plan for the rows `due` from their history."""
+        model, horizon = self.model, self.config.horizon
+        rows = torch.from_numpy(due).to(self.device)
+        goal = self._encode(batch, self.keys.goal_pixels, self.keys.goal_proprio, due)
+        start = Latent(*(part[rows] for part in state.history))
+        past, initial = state.past_actions[rows], state.plan[rows]
+
+        def cost(model_actions: Tensor) -> Tensor:
+            samples = model_actions.shape[1]
+            predicted = model.rollout(
+                _repeat(start, samples),
+                past.repeat_interleave(samples, 0),
+                model_actions.flatten(0, 1),
+            )
+            return self.objective(predicted, _repeat(goal, samples)).unflatten(0, (-1, samples))
+
+        generator = self._noise
+        if deterministic:
+            generator = torch.Generator(self.device).manual_seed(self.seed)
+        result = self.planner(
+            cost,
+            initial,
+            warm=initial.flatten(1).any(1),
+            proposals=self._proposals,
+            low=self._low,
+            high=self._high,
+            generator=generator,
+        )
+        with torch.no_grad():
+            predicted = model.rollout(start, past, result.model_actions)
+            actions = model.action_normalizer.to_env(result.model_actions).cpu().numpy()
+        low, high = model.config.action_low, model.config.action_high
+        return Plan(
+            actions=np.clip(actions, low, high).astype(np.float32),
+            model_actions=result.model_actions,
+            predicted=predicted,
+            goal=goal,
+            cost=result.cost,
+            cost_trace=result.cost_trace,
+            evaluations=result.evaluations,
+            gradient_steps=result.gradient_steps,
+            seconds=time.perf_counter() - begun,
+        )
+
+
+def _repeat(latent: Latent, samples: int) -> Latent:
+    """Each row `samples` times in a row."""
+    if samples == 1:
+        return latent
+    return Latent(*(part.repeat_interleave(samples, 0) for part in latent))
+
+
+def _copy(latent: Latent) -> Latent:
+    return Latent(*(part.clone() for part in latent))
+
+

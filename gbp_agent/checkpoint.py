@@ -1,0 +1,158 @@
+"""Saving and loading: a folder with config.json, model.safetensors and a model card (README.md).
+
+Nothing is ever unpickled. A name is a shipped model, a folder, or `hf://owner/repo`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .world_model import CompactConfig, CompactWorldModel
+
+FORMAT_VERSION = 1
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+FAMILIES: dict[str, tuple[type[CompactConfig], type[CompactWorldModel]]] = {
+    "compact": (CompactConfig, CompactWorldModel),
+}
+
+
+def pretrained_names() -> list[str]:
+    """Names of the models that are shipped with the library."""
+    root = resources.files(__package__) / "pretrained"
+    if not root.is_dir():
+        return []
+    return sorted(p.name for p in root.iterdir() if (p / CONFIG_FILE).is_file())
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: CompactWorldModel,
+    *,
+    planning: dict[str, Any] | None = None,
+    card: str = "",
+) -> None:
+    """Write a checkpoint folder; a folder of that name is replaced once the new one is whole.
+
+    planning: settings that the agent takes up unless it is told otherwise; JSON values.
+    card: Markdown of the model card.
+    """
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    config = {
+        "format_version": FORMAT_VERSION,
+        "family": "compact",
+        "model": asdict(model.config),
+        "planning": planning or {},
+    }
+    (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    save_file(weights, temporary / WEIGHTS_FILE)
+    (temporary / CARD_FILE).write_text(card)
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(
+    name_or_path: str | Path, *, revision: str | None = None
+) -> tuple[CompactWorldModel, dict[str, Any]]:
+    """A model in eval mode and its planning settings.
+
+    name_or_path: a shipped name, a folder, or "hf://owner/repo" (huggingface_hub; `revision` pins
+        a commit, tag or branch).
+
+    Raises:
+        KeyError: neither a shipped name nor a folder.
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged or of another format.
+    """
+    folder = find_checkpoint(name_or_path, revision)
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing: not a gbp_agent checkpoint")
+    config = _read_config(folder / CONFIG_FILE)
+    model_config, model_class = FAMILIES[config["family"]]
+    known = {f.name for f in fields(model_config)}
+    if set(config["model"]) - known:
+        raise ValueError(
+            f"{folder / CONFIG_FILE} has unknown model settings "
+            f"{sorted(set(config['model']) - known)}; it is from a newer version, update gbp_agent"
+        )
+    try:
+        model = model_class(model_config(**config["model"]))
+    except TypeError as error:
+        raise ValueError(f"{folder / CONFIG_FILE} lacks a model setting: {error}") from error
+    try:
+        weights = load_file(folder / WEIGHTS_FILE)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{folder / WEIGHTS_FILE} is truncated or no safetensors file ({error}); get it again"
+        ) from error
+    _load_weights(model, weights, folder / WEIGHTS_FILE)
+    return model.eval().requires_grad_(False), config["planning"]
+
+
+def find_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Path:
+    """The local folder of a checkpoint, downloaded if it is on the hub."""
+    name = str(name_or_path)
+    if name.startswith("hf://"):
+        from huggingface_hub import snapshot_download
+
+        files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
+        repo = name.removeprefix("hf://")
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=files))
+    if Path(name).is_dir():
+        return Path(name)
+    if name in pretrained_names():
+        return Path(str(resources.files(__package__) / "pretrained" / name))
+    raise KeyError(
+        f"unknown model {name!r}: no such folder, and the shipped models are "
+        f"{', '.join(pretrained_names())}"
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); get the checkpoint again") from error
+    wanted = {"format_version", "family", "model", "planning"}
+    if not isinstance(config, dict) or not wanted <= set(config):
+        raise ValueError(f"{path} is of another format, expected the keys {sorted(wanted)}")
+    if config["format_version"] != FORMAT_VERSION or config["family"] not in FAMILIES:
+        raise ValueError(
+            f"{path} has format version {config['format_version']!r} and family "
+            f"{config['family']!r}, expected {FORMAT_VERSION} and one of {sorted(FAMILIES)}"
+        )
+    return config
+
+
+def _load_weights(model: CompactWorldModel, weights: dict[str, Tensor], path: Path) -> None:
+    expected = model.state_dict()
+    if set(weights) != set(expected):
+        odd = sorted(set(weights) ^ set(expected))
+        raise ValueError(
+            f"{path} does not hold this model: {len(odd)} tensors differ, the first is {odd[0]!r}"
+        )
+    for key, value in weights.items():
+        if value.shape != expected[key].shape:
+            raise ValueError(
+                f"{path}: {key!r} has shape {tuple(value.shape)}, "
+                f"expected {tuple(expected[key].shape)} by {CONFIG_FILE}"
+            )
+    model.load_state_dict({k: v.to(expected[k].dtype) for k, v in weights.items()})
+

@@ -1,0 +1,191 @@
+"""Runs an environment's behaviour policy in parallel and writes a trajectory dataset."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from tqdm import tqdm
+
+from .dataset import ARRAYS, FORMAT_VERSION, TrajectoryDataset, part_name, read_metadata
+
+EVALUATION_SEEDS_BEGIN = 1_000_000_000
+"""Seeds from here on are for evaluation alone; `collect` refuses them."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One worker's task."""
+
+    spec: gym.envs.registration.EnvSpec
+    env_kwargs: dict[str, Any]
+    seeds: range
+    steps: int
+    folder: Path
+
+
+def collect(
+    env_id: str,
+    episodes: int,
+    seed: int,
+    folder: str | Path,
+    *,
+    steps: int = 100,
+    episodes_per_part: int = 50,
+    workers: int | None = None,
+    progress: bool = True,
+    **env_kwargs: Any,
+) -> TrajectoryDataset:
+    """Write `episodes` episodes of `steps` environment steps each.
+
+    The env's own behaviour policy (`env.unwrapped.behavior_action()`) acts where there is one,
+    uniformly random actions elsewhere. Episode i is reset with `seed + i`; goals are ignored, and
+    an episode ends early only on truncation or on termination of an env without goals. Parts are
+    written to a temporary name and renamed: calling again after a kill makes the missing ones.
+
+    Args:
+        env_id: a registered id.
+        episodes, steps: how much, both ≥ 1.
+        seed: first reset seed; `seed + episodes` must stay below EVALUATION_SEEDS_BEGIN.
+        folder: where to; made if need be.
+        episodes_per_part: what a killed collection loses at most, per worker.
+        workers: processes; the number of processors by default.
+        env_kwargs: passed to `gymnasium.make`, e.g. `image_size=64`.
+
+    Raises:
+        ValueError: bad counts or seeds, or the folder holds a collection with other settings.
+    """
+    if episodes < 1 or steps < 1 or episodes_per_part < 1:
+        raise ValueError(
+            "episodes, steps and episodes_per_part must be at least 1, "
+            f"got {episodes}, {steps}, {episodes_per_part}"
+        )
+    if seed < 0 or seed + episodes > EVALUATION_SEEDS_BEGIN:
+        raise ValueError(
+            f"seeds {seed} to {seed + episodes} must lie in 0…{EVALUATION_SEEDS_BEGIN}; "
+            "those above are kept for evaluation"
+        )
+    folder = Path(folder)
+    spec = gym.spec(env_id)
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "env_id": env_id,
+        "env_kwargs": env_kwargs,
+        "seed": seed,
+        "episodes": episodes,
+        "steps": steps,
+        "parts": -(-episodes // episodes_per_part),
+        "episodes_per_part": episodes_per_part,
+    }
+    _write_metadata(folder, metadata, spec)
+    tasks = []
+    for number in range(metadata["parts"]):
+        path = folder / part_name(number)
+        first = number * episodes_per_part
+        seeds = range(seed + first, seed + min(first + episodes_per_part, episodes))
+        if not path.exists():
+            tasks.append(_Part(spec, env_kwargs, seeds, steps, path))
+    missing = sum(len(task.seeds) for task in tasks)
+    with tqdm(
+        total=episodes,
+        initial=episodes - missing,
+        desc=f"collect {env_id}",
+        unit="episode",
+        disable=not progress,
+    ) as bar:
+        for count in _run(tasks, workers or os.cpu_count() or 1):
+            bar.update(count)
+    return TrajectoryDataset(folder)
+
+
+def _run(tasks: list[_Part], workers: int) -> Iterator[int]:
+    if workers == 1 or len(tasks) <= 1:
+        yield from map(_collect_part, tasks)
+        return
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(tasks))) as pool:
+        yield from pool.imap_unordered(_collect_part, tasks)
+
+
+def _collect_part(task: _Part) -> int:
+    """Write one part and return its number of episodes."""
+    env = gym.make(task.spec, disable_env_checker=True, max_episode_steps=-1, **task.env_kwargs)
+    rows: dict[str, list[Any]] = {key: [] for key in ARRAYS}
+    for seed in task.seeds:
+        length = 0
+        for row in _episode(env, seed, task.steps):
+            length += 1
+            for key, value in row.items():
+                rows[key].append(value)
+        rows["length"].append(length)
+    env.close()
+    temporary = task.folder.with_name(f"{task.folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for key, values in rows.items():
+        np.save(temporary / f"{key}.npy", np.asarray(values))
+    temporary.rename(task.folder)
+    return len(task.seeds)
+
+
+def _episode(env: gym.Env, seed: int, steps: int) -> Iterator[dict[str, Any]]:
+    """Rows of one episode, one per frame."""
+    simulator: Any = env.unwrapped
+    behavior = getattr(simulator, "behavior_action", None)
+    observation, info = env.reset(seed=seed)
+    env.action_space.seed(seed)
+    over = False
+    for step in range(steps + 1):
+        last = over or step == steps
+        action = behavior() if behavior else env.action_space.sample()
+        yield {
+            "pixels": observation["pixels"],
+            "proprio": observation["proprio"],
+            "action": np.zeros_like(action) if last else action,
+            "state": info.get("state", np.zeros(0)),
+        }
+        if last:
+            return
+        observation, _, terminated, truncated, info = env.step(action)
+        # Reaching a goal that nobody aimed at does not end a goal-reaching episode.
+        over = truncated or (terminated and "is_success" not in info)
+
+
+def _write_metadata(
+    folder: Path, metadata: dict[str, Any], spec: gym.envs.registration.EnvSpec
+) -> None:
+    """Write metadata.json, or check that the one that is there says the same."""
+    import gymnasium
+    import numpy
+
+    if (folder / "metadata.json").exists():
+        present = read_metadata(folder)
+        for key, value in metadata.items():
+            if present.get(key) != value:
+                raise ValueError(
+                    f"{folder} holds a collection with {key}={present.get(key)!r}, asked for "
+                    f"{value!r}; use another folder"
+                )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with gym.make(spec, disable_env_checker=True, **metadata["env_kwargs"]) as env:
+        simulator, actions = env.unwrapped, env.action_space
+        if not isinstance(actions, gym.spaces.Box):
+            raise ValueError(f"{spec.id} has action space {actions}, expected a Box")
+        about = {
+            "action_low": actions.low.tolist(),
+            "action_high": actions.high.tolist(),
+            "state_names": list(getattr(simulator, "state_names", ())),
+            "state_periods": dict(getattr(simulator, "state_periods", {})),
+        }
+    about["versions"] = {"gymnasium": gymnasium.__version__, "numpy": numpy.__version__}
+    temporary = folder / "metadata.json.tmp"
+    temporary.write_text(json.dumps(metadata | about, indent=2) + "\n")
+    temporary.rename(folder / "metadata.json")

@@ -1,0 +1,131 @@
+"""Latents of a whole dataset, encoded once by a frozen encoder and kept in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..types import Latent
+from ..world_model import CompactWorldModel, join
+from .dataset import TrajectoryDataset
+
+
+@dataclass(frozen=True)
+class LatentDataset:
+    """Latents and model-unit actions of all frames, episodes end to end.
+
+    latents: (n, L) float32, visual and proprioceptive part side by side.
+    actions: (n, A) float32, z-scored, taken after the frame of the same row.
+    begin, length: (episodes,) int64, first row and number of frames of each episode.
+    """
+
+    latents: Tensor
+    actions: Tensor
+    begin: Tensor
+    length: Tensor
+
+    @classmethod
+    def encode(
+        cls,
+        model: CompactWorldModel,
+        dataset: TrajectoryDataset,
+        file: Path,
+        progress: bool = True,
+        batch_size: int = 512,
+    ) -> LatentDataset:
+        """Read the latents from `file`, or encode the dataset and write it there."""
+        length = torch.from_numpy(dataset.episodes[:, 2].copy())
+        actions = model.action_normalizer.normalize(
+            torch.from_numpy(dataset.array("action")).to(model.action_normalizer.mean.device)
+        )
+        if not file.exists():
+            _write(model, dataset, file, progress, batch_size)
+        latents = torch.from_numpy(np.load(file))
+        return cls(latents, actions.cpu(), torch.cumsum(length, 0) - length, length)
+
+    def windows(
+        self,
+        frames: int,
+        frameskip: int,
+        episodes: np.ndarray,
+        batch_size: int,
+        seed: int,
+        first_step: int = 0,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Random windows without end: latents (W, frames, L), model actions (W, frames-1, M).
+
+        The windows of step k depend on `seed` and k alone.
+        """
+        chosen = torch.from_numpy(np.asarray(episodes))
+        span = (frames - 1) * frameskip
+        chosen = chosen[self.length[chosen] > span]
+        if not len(chosen):
+            raise ValueError(f"no episode has the {span + 1} frames of a window")
+        step = first_step
+        while True:
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            episode = chosen[torch.randint(len(chosen), (batch_size,), generator=generator)]
+            share = torch.rand(batch_size, generator=generator)
+            offset = (share * (self.length[episode] - span)).long()
+            yield self.window(self.begin[episode] + offset, frames, frameskip)
+            step += 1
+
+    def window(self, rows: Tensor, frames: int, frameskip: int) -> tuple[Tensor, Tensor]:
+        """The windows that begin at these rows: (W, frames, L) and (W, frames-1, M)."""
+        span = (frames - 1) * frameskip
+        latents = self.latents[rows[:, None] + torch.arange(0, span + 1, frameskip)]
+        actions = self.actions[rows[:, None] + torch.arange(span)]
+        return latents, actions.unflatten(1, (frames - 1, frameskip)).flatten(2)
+
+    def evenly(self, episodes: np.ndarray, frames: int, frameskip: int, stride: int) -> Tensor:
+        """First rows of windows at every `stride`-th offset of these episodes."""
+        span = (frames - 1) * frameskip
+        rows = [
+            torch.arange(int(self.begin[i]), int(self.begin[i] + self.length[i]) - span, stride)
+            for i in episodes
+        ]
+        return torch.cat(rows)
+
+
+@torch.no_grad()
+def encode_frames(
+    model: CompactWorldModel, pixels: np.ndarray, proprio: np.ndarray, batch_size: int = 512
+) -> Tensor:
+    """Joined latents (N, L) of frames: pixels (N, S, S, 3) uint8, proprio (N, p) in env units."""
+    device = model.action_normalizer.mean.device
+    found = []
+    for begin in range(0, len(proprio), batch_size):
+        rows = slice(begin, begin + batch_size)
+        latent: Latent = model.encode(
+            torch.from_numpy(np.ascontiguousarray(pixels[rows])).to(device),
+            torch.from_numpy(np.ascontiguousarray(proprio[rows])).to(device),
+        )
+        found.append(join(latent).float().cpu())
+    return torch.cat(found)
+
+
+def _write(
+    model: CompactWorldModel,
+    dataset: TrajectoryDataset,
+    file: Path,
+    progress: bool,
+    batch_size: int,
+) -> None:
+    model.eval()
+    found = []
+    with tqdm(total=dataset.frames, desc="encode", unit="frame", disable=not progress) as bar:
+        for first in range(0, len(dataset), 10):
+            episodes = range(first, min(first + 10, len(dataset)))
+            pixels, proprio = (dataset.array(k, episodes) for k in ("pixels", "proprio"))
+            found.append(encode_frames(model, pixels, proprio, batch_size).numpy())
+            bar.update(len(proprio))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp.npy")
+    np.save(temporary, np.concatenate(found))
+    temporary.replace(file)

@@ -1,0 +1,170 @@
+"""The judge of a world model: what its latents hold, and how well it predicts.
+
+Everything here looks at held-out episodes and uses the simulator's states, which no model sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .data import TrajectoryDataset
+from .data.latents import LatentDataset
+from .networks import initialize
+from .world_model import CompactWorldModel, join, split
+
+
+def effective_rank(latents: Tensor) -> float:
+    """Number of dimensions that the latents (N, L) use: exp of the entropy of the normalised
+    eigenvalues of their covariance; between 1 and L. A collapsed encoder has few."""
+    share = spectrum(latents)
+    share = share / share.sum().clamp(min=1e-12)
+    return float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum()))
+
+
+def spectrum(latents: Tensor) -> Tensor:
+    """Eigenvalues (L,) of the covariance of latents (N, L), largest first."""
+    return torch.linalg.eigvalsh(torch.cov(latents.double().T)).flip(0).clamp(min=0)
+
+
+class StateProbe(nn.Module):
+    """Small MLP from a latent vector to the simulator's state.
+
+    Args:
+        latent_dim: L.
+        names: one per state number; "block x" and "block y" are judged together as "block".
+        periods: one per state number, 0 where it is no angle; an angle is predicted by its sine
+            and cosine, and its error is the shorter way round.
+    """
+
+    def __init__(self, latent_dim: int, names: Sequence[str], periods: Sequence[float]):
+        super().__init__()
+        self.names = list(names)
+        self.periods = torch.tensor(list(periods), dtype=torch.float32)
+        outputs = len(names) + int((self.periods > 0).sum())
+        self.register_buffer("center", torch.zeros(len(names)))
+        self.register_buffer("scale", torch.ones(len(names)))
+        self.network = nn.Sequential(
+            nn.Linear(latent_dim, 256), nn.GELU(), nn.Linear(256, 256), nn.GELU(),
+            nn.Linear(256, outputs),
+        )  # fmt: skip
+
+    center: Tensor
+    scale: Tensor
+
+    def targets(self, states: Tensor) -> Tensor:
+        """States (N, s) → what the network regresses (N, outputs)."""
+        plain = ((states - self.center) / self.scale)[:, self.periods == 0]
+        angle = states[:, self.periods > 0] * (2 * torch.pi / self.periods[self.periods > 0])
+        return torch.cat([plain, angle.cos(), angle.sin()], -1)
+
+    @torch.no_grad()
+    def forward(self, latents: Tensor) -> Tensor:
+        """Latents (N, L) → states (N, s), angles within their period."""
+        output = self.network(latents)
+        round_ = self.periods > 0
+        plain, angles = int((~round_).sum()), int(round_.sum())
+        states = torch.empty(len(latents), len(self.names))
+        states[:, ~round_] = output[:, :plain] * self.scale[~round_] + self.center[~round_]
+        cosine, sine = output[:, plain : plain + angles], output[:, plain + angles :]
+        period = self.periods[round_]
+        states[:, round_] = torch.atan2(sine, cosine).remainder(2 * torch.pi) * period / 2 / torch.pi
+        return states
+
+    def fit(
+        self, latents: Tensor, states: Tensor, generator: torch.Generator, steps: int = 3000
+    ) -> None:
+        """Train on latents (N, L) and states (N, s) with a one-cycle AdamW."""
+        self.center, self.scale = states.mean(0), states.std(0).clamp(min=1e-6)
+        wanted = self.targets(states)
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=3e-3, weight_decay=1e-4)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
+        for _ in range(steps):
+            rows = torch.randint(len(latents), (512,), generator=generator)
+            loss = F.mse_loss(self.network(latents[rows]), wanted[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            cycle.step()
+
+    def errors(self, latents: Tensor, states: Tensor) -> dict[str, float]:
+        """Median error per quantity, in the state's units (angles in its units too)."""
+        difference = self(latents) - states
+        period = self.periods.where(self.periods > 0, torch.inf)
+        wrapped = difference - period * torch.round(difference / period).nan_to_num()
+        difference = torch.where(self.periods > 0, wrapped, difference)
+        groups: dict[str, list[int]] = {}
+        for index, name in enumerate(self.names):
+            group, _, axis = name.rpartition(" ")
+            groups.setdefault(group if group and axis in "xyz" else name, []).append(index)
+        return {k: float(difference[:, i].norm(dim=-1).median()) for k, i in groups.items()}
+
+
+@torch.no_grad()
+def prediction_errors(
+    model: CompactWorldModel, latents: Tensor, model_actions: Tensor
+) -> dict[str, list[float]]:
+    """Multi-step error on held-out windows against predicting no change.
+
+    latents: (N, T + H, L) joined latents; model_actions: (N, T + H - 1, M).
+    Returns mean squared errors of `model` and `copy` after 1…H model steps, averaged over
+    the numbers of a latent, and their `ratio` (below 1 is better than copying).
+    """
+    history = model.history
+    start = split(latents[:, :history], model.config.latent_dim)
+    predicted = join(
+        model.rollout(start, model_actions[:, : history - 1], model_actions[:, history - 1 :])
+    )
+    actual = latents[:, history:]
+    own = (predicted - actual).square().mean((0, 2))
+    copy = (latents[:, history - 1 : history] - actual).square().mean((0, 2))
+    ratio = own / copy.clamp(min=1e-12)
+    return {"model": own.tolist(), "copy": copy.tolist(), "ratio": ratio.tolist()}
+
+
+def judge(
+    model: CompactWorldModel,
+    dataset: TrajectoryDataset,
+    latents: LatentDataset,
+    training: np.ndarray,
+    held_out: np.ndarray,
+    seed: int,
+) -> dict[str, Any]:
+    """Probe, spectrum and multi-step error of a model, all on held-out episodes.
+
+    Returns {"probe": median errors, "effective_rank", "spectrum": eigenvalues of the visual part,
+    "prediction": see prediction_errors}.
+    """
+    width = model.config.latent_dim
+    generator = torch.Generator().manual_seed(seed)
+    names = dataset.metadata["state_names"]
+    periods = [dataset.metadata["state_periods"].get(name, 0.0) for name in names]
+    probe = StateProbe(latents.latents.shape[1], names, periods)
+    initialize(probe, generator)
+    known = training[:: max(1, len(training) // 1000)]
+    probe.fit(*_labelled(dataset, latents, known), generator)
+    seen, states = _labelled(dataset, latents, held_out)
+    eigenvalues = spectrum(seen[:, :width])
+    frames = model.history + 5
+    rows = latents.evenly(held_out, frames, model.config.frameskip, stride=7)
+    windows, actions = latents.window(rows, frames, model.config.frameskip)
+    device = model.action_normalizer.mean.device
+    return {
+        "probe": probe.errors(seen, states),
+        "effective_rank": effective_rank(seen[:, :width]),
+        "spectrum": [round(float(v), 4) for v in eigenvalues],
+        "prediction": prediction_errors(model, windows.to(device), actions.to(device)),
+    }
+
+
+def _labelled(
+    dataset: TrajectoryDataset, latents: LatentDataset, episodes: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    rows = latents.evenly(episodes, 1, 1, stride=1)
+    states = torch.from_numpy(dataset.array("state", episodes)).float()
+    return latents.latents[rows], states

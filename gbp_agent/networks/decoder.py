@@ -1,0 +1,50 @@
+"""Picture decoders; for looking at latents, and as a training signal where a config says so."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ConvDecoder(nn.Module):
+    """One latent vector and the proprioception → a picture.
+
+    The proprioception is given so that the visual latent need not repeat it.
+
+    Args:
+        image_size: S, a multiple of 8.
+        latent_dim: D. proprio_dim: E.
+        width: channels before the last convolution.
+    """
+
+    def __init__(self, image_size: int, latent_dim: int, proprio_dim: int, width: int = 16):
+        super().__init__()
+        if image_size % 8:
+            raise ValueError(f"image_size must be a multiple of 8, got {image_size}")
+        self.side = image_size // 8
+        self.input = nn.Sequential(
+            nn.Linear(latent_dim + proprio_dim, 256),
+            nn.GELU(),
+            nn.Linear(256, 4 * width * self.side**2),
+            nn.GELU(),
+        )
+        self.upsample = nn.Sequential(
+            nn.ConvTranspose2d(4 * width, 4 * width, 4, stride=2, padding=1),
+            nn.GELU(),
+            nn.ConvTranspose2d(4 * width, 2 * width, 4, stride=2, padding=1),
+            nn.GELU(),
+            nn.ConvTranspose2d(2 * width, 3, 4, stride=2, padding=1),
+        )
+
+    def forward(self, visual: Tensor, proprio: Tensor) -> Tensor:
+        """Latents (N, D) and (N, E) → darkness per channel (N, 3, S, S), 0 white to 1 black, not
+        clipped."""
+        maps = self.input(torch.cat([visual, proprio], -1)).unflatten(1, (-1, self.side, self.side))
+        return self.upsample(maps)
+
+    @torch.no_grad()
+    def to_pixels(self, visual: Tensor, proprio: Tensor) -> Tensor:
+        """Latents (..., D) and (..., E) → pixels (..., S, S, 3) uint8."""
+        darkness = self(visual.flatten(0, -2), proprio.flatten(0, -2)).clamp(0, 1)
+        pixels = (255 * (1 - darkness)).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return pixels.unflatten(0, visual.shape[:-1])

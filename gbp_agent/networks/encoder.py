@@ -1,0 +1,58 @@
+"""Picture encoders of the compact family: one latent vector per frame."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ConvEncoder(nn.Module):
+    """Strided convolutions, then where each feature is rather than what it is.
+
+    Each channel of the last feature map is read as a distribution over the picture, and its mean
+    position is kept (spatial soft-argmax of Levine et al., 2016, arXiv 1504.00702); a linear map
+    of the K positions is the latent. Positions move evenly with what they track, so distances
+    between latents grow evenly too.
+
+    Args:
+        image_size: S, a multiple of 8.
+        latent_dim: D.
+        width: channels of the first convolution.
+        keypoints: K, channels of the last feature map.
+    """
+
+    def __init__(self, image_size: int, latent_dim: int, width: int = 32, keypoints: int = 64):
+        super().__init__()
+        if image_size % 8:
+            raise ValueError(f"image_size must be a multiple of 8, got {image_size}")
+        self.features = nn.Sequential(
+            nn.Conv2d(3, width, 4, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(2 * width, keypoints, 3, padding=1),
+        )
+        grid = (torch.arange(image_size // 4) + 0.5) / (image_size // 4) * 2 - 1
+        self.register_buffer("grid", grid, persistent=False)
+        self.norm = nn.InstanceNorm2d(keypoints)
+        self.sharpness = nn.Parameter(torch.full((keypoints, 1), 2.0))
+        self.head = nn.Linear(2 * keypoints, latent_dim)
+
+    grid: Tensor
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels (N, S, S, 3) uint8 → latents (N, D) float."""
+        dtype = self.head.weight.dtype
+        # White is zero, so that an even ground gives an even feature map.
+        picture = 1.0 - pixels.permute(0, 3, 1, 2).to(dtype) / 255.0
+        maps = self.features(picture)
+        maps = self.norm(maps.float())
+        share = F.softmax(maps.flatten(2) * self.sharpness, dim=-1).unflatten(2, maps.shape[2:])
+        x = (share.sum(2) * self.grid).sum(-1)
+        y = (share.sum(3) * self.grid).sum(-1)
+        return self.head(torch.cat([x, y], dim=-1))

@@ -1,0 +1,95 @@
+"""How far predicted latents are from the goal: the cost that a planner minimises."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gbp_agent.types import Latent
+
+
+@dataclass(frozen=True)
+class GoalObjective:
+    """Mean squared distance to the goal's latent: visual + `proprio_weight` · proprio.
+
+    proprio_weight: ≥ 0, weight of the proprioceptive part; 0 leaves it out.
+    frames: "last" compares the last predicted frame alone; "all" sums over the H predicted
+        frames with weights ∝ base^i, i = 0..H-1, that add up to 1. The start frame is no
+        prediction and has no part in it.
+    base: > 0, used with "all"; above 1 late frames weigh more, 1 weighs all alike.
+
+    Raises ValueError for a value outside these ranges.
+    Source: arXiv 2512.09929 (goal loss and weighted goal loss); DINO-WM, arXiv 2411.04983.
+    """
+
+    proprio_weight: float = 1.0
+    frames: Literal["last", "all"] = "last"
+    base: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.proprio_weight < math.inf:
+            raise ValueError(
+                f"proprio_weight is {self.proprio_weight!r}, expected a finite number ≥ 0; "
+                "give 0 to leave proprioception out of the cost."
+            )
+        if self.frames not in ("last", "all"):
+            raise ValueError(
+                f"frames is {self.frames!r}, expected 'last' or 'all'; "
+                "give 'last' to compare the final predicted frame alone."
+            )
+        if not 0 < self.base < math.inf:
+            raise ValueError(
+                f"base is {self.base!r}, expected a finite number > 0; "
+                "give 1 to weigh all predicted frames alike."
+            )
+
+    def __call__(self, predicted: Latent, goal: Latent) -> Tensor:
+        """Cost of predicted frames.
+
+        predicted: visual (N, H, P, D), proprio (N, H, E).
+        goal: visual (N, P, D), proprio (N, E); a leading 1 or none is broadcast over N.
+        Returns (N,) ≥ 0: means over P and D, and over E. An E of 0 adds nothing.
+
+        Raises ValueError where the shapes do not fit together.
+        """
+        _check_shapes(predicted, goal)
+        first = -1 if self.frames == "last" else 0
+        visual = predicted.visual[:, first:] - goal.visual.unsqueeze(-3)
+        cost = visual.square().mean(dim=(-2, -1))  # (N, frames)
+        if self.proprio_weight > 0 and predicted.proprio.shape[-1] > 0:
+            proprio = predicted.proprio[:, first:] - goal.proprio.unsqueeze(-2)
+            cost = cost + self.proprio_weight * proprio.square().mean(dim=-1)
+        if self.frames == "last":
+            return cost[:, 0]
+        return (cost * frame_weights(cost.shape[1], self.base, like=cost)).sum(dim=1)
+
+
+def frame_weights(horizon: int, base: float, *, like: Tensor) -> Tensor:
+    """Weights (H,) ∝ base^i that add up to 1, with the dtype and device of `like`."""
+    # A softmax of i·log(base) is base^i normalised, and cannot overflow.
+    steps = torch.arange(horizon, device=like.device, dtype=like.dtype)
+    return torch.softmax(steps * math.log(base), dim=0)
+
+
+def _check_shapes(predicted: Latent, goal: Latent) -> None:
+    if predicted.visual.dim() != 4 or predicted.proprio.dim() != 3 or predicted.visual.size(1) < 1:
+        raise ValueError(
+            f"predicted has visual {tuple(predicted.visual.shape)} and proprio "
+            f"{tuple(predicted.proprio.shape)}, expected (N, H, P, D) and (N, H, E) with H ≥ 1; "
+            "pass what `rollout` returns."
+        )
+    count = predicted.visual.shape[0]
+    for name, ours, theirs in (
+        ("visual", predicted.visual.shape[2:], goal.visual.shape),
+        ("proprio", predicted.proprio.shape[2:], goal.proprio.shape),
+    ):
+        lead = tuple(theirs[: len(theirs) - len(ours)])
+        if theirs[len(lead) :] != ours or lead not in ((), (1,), (count,)):
+            raise ValueError(
+                f"goal.{name} has shape {tuple(theirs)}, expected {(count, *ours)} "
+                "or one goal for all rows; encode the goal with the model that predicts."
+            )

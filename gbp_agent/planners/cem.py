@@ -1,0 +1,180 @@
+"""The cross-entropy method: sample, keep the elites, fit a Gaussian to them, repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gbp_agent.planners.common import (
+    STARTS,
+    check_choice,
+    check_count,
+    check_inputs,
+    check_number,
+    draw_noise,
+    evaluate,
+    split_samples,
+    start_from_proposals,
+    take_samples,
+)
+from gbp_agent.types import CostFunction, PlannerResult
+
+
+@dataclass(frozen=True)
+class CEMConfig:
+    """Settings of `CEMPlanner`; lengths are in model-action units (z-scored).
+
+    samples: ≥ 2, candidates per problem and iteration, the present mean among them.
+    iterations: ≥ 1.
+    elites: 2..samples, how many of the best candidates the Gaussian is fitted to.
+    init: where the Gaussian starts, "proposals" or "zeros"; see `CEMPlanner`.
+    init_std: > 0, standard deviation of the first samples.
+    min_std: ≥ 0, floor of the fitted standard deviation; keeps the search from freezing.
+    momentum: in [0, 1), share of the old mean and standard deviation in the new ones.
+    max_rollouts: ≥ 1, most roll-outs in one call of the cost function (B·s, where s samples
+        of each of the B problems go into a call); bounds memory. B above it cannot be split,
+        because a cost function takes all problems at once: then s = 1.
+
+    Raises ValueError for a value outside these ranges.
+    """
+
+    samples: int = 300
+    iterations: int = 30
+    elites: int = 30
+    init: Literal["proposals", "zeros"] = "proposals"
+    init_std: float = 1.0
+    min_std: float = 0.01
+    momentum: float = 0.0
+    max_rollouts: int = 4096
+
+    def __post_init__(self) -> None:
+        check_count("samples", self.samples, 2, "300 is usual.")
+        check_count("iterations", self.iterations, 1, "30 is usual.")
+        check_count("elites", self.elites, 2, "a tenth of the samples is usual.")
+        if self.elites > self.samples:
+            raise ValueError(
+                f"elites is {self.elites}, expected at most samples = {self.samples}; "
+                "take fewer elites or more samples."
+            )
+        check_choice("init", self.init, STARTS, "give 'zeros' to ignore proposals.")
+        check_number("init_std", self.init_std, "1 is the spread of model actions.", above=0)
+        check_number("min_std", self.min_std, "give 0 for no floor.")
+        check_number("momentum", self.momentum, "give 0 for none.", below=1)
+        check_count("max_rollouts", self.max_rollouts, 1, "lower it when memory runs out.")
+
+
+class CEMPlanner:
+    """Cross-entropy method with a diagonal Gaussian over the model actions.
+
+    With `init` "zeros" the Gaussian starts at `initial` (warm rows) or zero (other rows). With
+    "proposals" every proposal is rolled out once; the Gaussian of a warm row starts at the
+    cheaper of `initial` and the cheapest proposal, that of another row at the cheapest
+    proposal, and where there is none (K = 0, or no finite cost) as with "zeros". Its first
+    standard deviation is `init_std`; samples are clamped into the bounds.
+
+    The best point ever evaluated is returned, proposals and the final mean included:
+    `cost_trace` has iterations + 1 rows, of which the last is the cost with the final mean. A
+    candidate without a finite cost is no elite; a row with none keeps its mean.
+
+    Noise is drawn once per iteration with shape (S, H, M) for all rows, so a row's plan does
+    not depend on the rows beside it.
+
+    Raises ValueError for arguments that do not fit together.
+    Source: Rubinstein & Kroese, The Cross-Entropy Method, 2004; settings of arXiv 2411.04983.
+    """
+
+    config: CEMConfig
+
+    def __init__(self, config: CEMConfig | None = None) -> None:
+        self.config = CEMConfig() if config is None else config
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.config})"
+
+    def __call__(
+        self,
+        cost: CostFunction,
+        initial: Tensor,
+        *,
+        warm: Tensor,
+        proposals: Tensor,
+        low: Tensor,
+        high: Tensor,
+        generator: torch.Generator,
+    ) -> PlannerResult:
+        """Minimise `cost` as `gbp_agent.types.Planner` says; (B, H, M) in and out."""
+        check_inputs(initial, warm, proposals, low, high, generator)
+        config = self.config
+        centre = torch.where(warm[:, None, None], initial.detach(), 0.0).clamp(low, high)
+        starts = start_from_proposals(
+            cost,
+            centre[:, None],
+            warm=warm,
+            proposals=proposals if config.init == "proposals" else proposals[:0],
+            low=low,
+            high=high,
+            max_rollouts=config.max_rollouts,
+        )
+        mean, best = starts.plans[:, 0], starts.best
+        std = torch.full_like(mean, config.init_std)
+        trace: list[Tensor] = []
+        for _ in range(config.iterations):
+            noise = draw_noise(generator, config.samples, initial)
+            noise[0] = 0.0  # the present mean is one of the samples
+            samples = (mean[:, None] + std[:, None] * noise).clamp_(low, high)
+            ranked_points, ranked_costs = [], []
+            for part in split_samples(samples, config.max_rollouts):
+                for points, costs in self._score(cost, part, low, high):
+                    best.update(points, costs)
+                ranked_points.append(points)
+                ranked_costs.append(costs)
+            elites, finite = self._elites(torch.cat(ranked_points, 1), torch.cat(ranked_costs, 1))
+            mean, std = self._fit(elites, finite, mean, std)
+            trace.append(best.cost)
+        final = mean.clamp(low, high)[:, None]
+        best.update(final, evaluate(cost, final))
+        trace.append(best.cost)
+        scored = config.iterations * config.samples
+        return PlannerResult(
+            model_actions=best.plan,
+            cost=best.cost,
+            cost_trace=torch.stack(trace),
+            evaluations=starts.evaluations + scored * (1 + self._gradient_steps_per_sample) + 1,
+            gradient_steps=scored * self._gradient_steps_per_sample,
+        )
+
+    @property
+    def _gradient_steps_per_sample(self) -> int:
+        return 0
+
+    def _score(
+        self, cost: CostFunction, samples: Tensor, low: Tensor, high: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield evaluated points (B, s, H, M) with costs (B, s); the last ones are ranked."""
+        yield samples, evaluate(cost, samples)
+
+    def _elites(self, points: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
+        """The best points (B, K, H, M) and which of them have a finite cost, (B, K, 1, 1)."""
+        elite_costs, index = costs.topk(self.config.elites, dim=1, largest=False)
+        return take_samples(points, index), torch.isfinite(elite_costs)[:, :, None, None]
+
+    def _fit(
+        self, elites: Tensor, finite: Tensor, mean: Tensor, std: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """New mean and standard deviation (B, H, M), of the elites with a finite cost.
+
+        A mean needs one such elite and a standard deviation two; rows with fewer keep theirs.
+        """
+        count = finite.sum(dim=1)
+        divisor = count.clamp(min=1)
+        fitted_mean = torch.where(finite, elites, 0.0).sum(dim=1) / divisor
+        deviation = torch.where(finite, elites - fitted_mean[:, None], 0.0)
+        fitted_std = (deviation.square().sum(dim=1) / divisor).sqrt().clamp(min=self.config.min_std)
+        keep = self.config.momentum
+        new_mean = keep * mean + (1 - keep) * fitted_mean
+        new_std = keep * std + (1 - keep) * fitted_std
+        return torch.where(count >= 1, new_mean, mean), torch.where(count >= 2, new_std, std)

@@ -1,0 +1,237 @@
+"""What the planners share: input checks, guarded evaluation, starts, and the best plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gbp_agent.types import CostFunction
+
+STARTS = ("proposals", "zeros")
+
+
+def check_count(name: str, value: int, minimum: int, remedy: str) -> None:
+    """Raise ValueError unless `value` is an integer ≥ `minimum`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ValueError(f"{name} is {value!r}, expected an integer ≥ {minimum}; {remedy}")
+
+
+def check_number(
+    name: str, value: float, remedy: str, *, above: float | None = None, below: float = math.inf
+) -> None:
+    """Raise ValueError unless `above` < `value` < `below`; without `above`, 0 ≤ `value`."""
+    large_enough = value >= 0 if above is None else value > above
+    if not (large_enough and value < below):
+        lower = "≥ 0" if above is None else f"> {above:g}"
+        upper = "finite" if below == math.inf else f"< {below:g}"
+        raise ValueError(f"{name} is {value!r}, expected a number {lower} and {upper}; {remedy}")
+
+
+def check_choice(name: str, value: str, choices: Collection[str], remedy: str) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected one of {sorted(choices)}; {remedy}")
+
+
+def check_inputs(
+    initial: Tensor,
+    warm: Tensor,
+    proposals: Tensor,
+    low: Tensor,
+    high: Tensor,
+    generator: torch.Generator,
+) -> None:
+    """Check a planner's arguments once, at its entry.
+
+    initial: (B, H, M) finite floats; warm: (B,) bool; proposals: (K, H, M), K ≥ 0, finite, of
+    the dtype and device of `initial`; low, high: (M,), low ≤ high, ±inf allowed; generator: on
+    the device of `initial`. Raises ValueError otherwise.
+    """
+    if initial.dim() != 3 or not initial.is_floating_point() or initial.numel() == 0:
+        raise ValueError(
+            f"initial has shape {tuple(initial.shape)} and dtype {initial.dtype}, expected a "
+            "non-empty (B, H, M) of floats; give zeros where there is no earlier plan."
+        )
+    problems, _, width = initial.shape
+    if warm.shape != (problems,) or warm.dtype != torch.bool:
+        raise ValueError(
+            f"warm has shape {tuple(warm.shape)} and dtype {warm.dtype}, expected ({problems},) "
+            "bool; give one flag for each row of `initial`."
+        )
+    if proposals.dim() != 3 or proposals.shape[1:] != initial.shape[1:]:
+        raise ValueError(
+            f"proposals has shape {tuple(proposals.shape)}, expected (K, "
+            f"{initial.shape[1]}, {width}); give an empty tensor with K = 0 where there are none."
+        )
+    if proposals.dtype != initial.dtype or proposals.device != initial.device:
+        raise ValueError(
+            f"proposals is {proposals.dtype} on {proposals.device}, expected {initial.dtype} on "
+            f"{initial.device}; give proposals.to(initial)."
+        )
+    if low.shape != (width,) or high.shape != (width,):
+        raise ValueError(
+            f"low and high have shapes {tuple(low.shape)} and {tuple(high.shape)}, expected "
+            f"({width},); give one bound for each number of a model action."
+        )
+    if generator.device.type != initial.device.type:
+        raise ValueError(
+            f"generator is on {generator.device}, expected {initial.device}; "
+            "make it with torch.Generator(device=initial.device)."
+        )
+    # One synchronisation with the device for all checks of values.
+    finite = torch.isfinite(initial).all() & torch.isfinite(proposals).all()
+    if not bool(finite & (low <= high).all()):
+        raise ValueError(
+            "initial or proposals hold non-finite numbers or low exceeds high somewhere, expected "
+            "finite plans and low ≤ high; check the last plan, the data and the action space."
+        )
+
+
+def draw_noise(generator: torch.Generator, samples: int, initial: Tensor) -> Tensor:
+    """Standard normal noise (S, H, M), the same for all B rows of `initial` (B, H, M)."""
+    return torch.randn(
+        (samples, *initial.shape[1:]),
+        generator=generator,
+        device=initial.device,
+        dtype=initial.dtype,
+    )
+
+
+def evaluate(cost: CostFunction, candidates: Tensor) -> Tensor:
+    """Cost (B, S) of candidates (B, S, H, M) without gradients; non-finite counts as +inf."""
+    with torch.no_grad():
+        return _finite_or_inf(_checked_cost(cost, candidates), candidates)
+
+
+def cost_and_gradient(cost: CostFunction, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """Cost (B, S) of candidates (B, S, H, M) and its gradient (B, S, H, M).
+
+    Differentiates with respect to the candidates alone, so parameters collect nothing.
+    A non-finite cost counts as +inf, a non-finite number of the gradient as 0.
+    Raises ValueError for a cost that is not differentiable in the actions.
+    """
+    with torch.enable_grad():
+        leaf = candidates.detach().requires_grad_(True)
+        costs = _checked_cost(cost, leaf)
+        if not costs.requires_grad:
+            raise ValueError(
+                "cost returned a tensor without a graph, expected one that is differentiable in "
+                "the actions; remove torch.no_grad() or detach() from it, or plan with 'cem'."
+            )
+        (gradient,) = torch.autograd.grad(costs, leaf, torch.ones_like(costs))
+    gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+    return _finite_or_inf(costs.detach(), candidates), gradient
+
+
+def split_samples(candidates: Tensor, max_rollouts: int) -> tuple[Tensor, ...]:
+    """Split (B, S, H, M) along S into parts (B, s, H, M) with B·s ≤ `max_rollouts`.
+
+    A cost function always takes all B problems, so where B alone exceeds the limit a part
+    holds one sample of each problem, and B roll-outs.
+    """
+    return candidates.split(max(1, max_rollouts // candidates.shape[0]), dim=1)
+
+
+def take_samples(candidates: Tensor, index: Tensor) -> Tensor:
+    """Candidates (B, s, H, M) at `index` (B, s) along the samples of (B, S, H, M)."""
+    return candidates.gather(1, index[:, :, None, None].expand(-1, -1, *candidates.shape[2:]))
+
+
+class BestPlan:
+    """The best evaluated plan so far of each of B problems.
+
+    plan: (B, H, M), the plan to fall back on until a finite cost is found.
+    cost: (B,), +inf until then.
+    """
+
+    def __init__(self, fallback: Tensor) -> None:
+        self.plan = fallback.clone()  # the caller may go on to change it in place
+        self.cost = torch.full_like(fallback[:, 0, 0], math.inf)
+
+    def update(self, candidates: Tensor, costs: Tensor) -> None:
+        """Take over what is better among candidates (B, S, H, M) with costs (B, S)."""
+        if costs.shape[1] == 1:
+            cost, plan = costs[:, 0], candidates[:, 0]
+        else:
+            cost, index = costs.min(dim=1)
+            plan = take_samples(candidates, index[:, None])[:, 0]
+        self.plan = torch.where((cost < self.cost)[:, None, None], plan, self.plan)
+        self.cost = torch.minimum(cost, self.cost)
+
+
+class Starts(NamedTuple):
+    """Where a search starts.
+
+    plans: (B, S, H, M) within the bounds.
+    best: the best of the plans that were rolled out to choose them.
+    evaluations: how many these were for each problem.
+    """
+
+    plans: Tensor
+    best: BestPlan
+    evaluations: int
+
+
+def start_from_proposals(
+    cost: CostFunction,
+    defaults: Tensor,
+    *,
+    warm: Tensor,
+    proposals: Tensor,
+    low: Tensor,
+    high: Tensor,
+    max_rollouts: int,
+) -> Starts:
+    """Start from the cheapest proposals, found by one roll-out each without gradients.
+
+    defaults: (B, S, H, M) within the bounds, the starts where there are no proposals; the first
+        is `initial` in rows that are `warm`, zeros in the others.
+    proposals: (K, H, M), clamped into the bounds here.
+
+    The first default is rolled out along with the proposals and counts as evaluated. In a warm
+    row it stays the first of several starts, and a single start where it is no dearer than the
+    cheapest proposal. In other rows it comes after all proposals. A proposal without a finite
+    cost is no start; where proposals run short the defaults remain, so with K = 0 all do.
+    """
+    if len(proposals) == 0:
+        return Starts(defaults, BestPlan(defaults[:, 0]), 0)
+    problems, count = defaults.shape[:2]
+    shared = proposals.detach().clamp(low, high).expand(problems, -1, -1, -1)
+    candidates = torch.cat([defaults[:, :1], shared], dim=1)  # (B, 1 + K, H, M)
+    parts = split_samples(candidates, max_rollouts)
+    costs = torch.cat([evaluate(cost, part) for part in parts], dim=1)
+    dearest = torch.finfo(costs.dtype).max  # still before proposals without a finite cost
+    # One start competes with the proposals; the first of several precedes them in any case.
+    first = costs[:, 0].clamp(max=dearest if count == 1 else -torch.inf)
+    ranks = costs.clone()
+    ranks[:, 0] = torch.where(warm, first, dearest)
+    ranks, order = ranks.sort(dim=1, stable=True)  # a tie goes to the first default
+    ranks, order = ranks[:, :count], order[:, :count]
+    chosen = torch.where(
+        (ranks < torch.inf)[:, :, None, None],
+        take_samples(candidates, order),
+        defaults[:, : order.shape[1]],
+    )
+    plans = torch.cat([chosen, defaults[:, order.shape[1] :]], dim=1)
+    best = BestPlan(plans[:, 0])
+    best.update(candidates, costs)
+    return Starts(plans, best, candidates.shape[1])
+
+
+def _checked_cost(cost: CostFunction, candidates: Tensor) -> Tensor:
+    costs = cost(candidates)
+    if costs.shape != candidates.shape[:2]:
+        raise ValueError(
+            f"cost returned shape {tuple(costs.shape)} for {tuple(candidates.shape[:2])} "
+            "candidates, expected (B, S); reduce over the horizon and keep both leading axes."
+        )
+    return costs
+
+
+def _finite_or_inf(costs: Tensor, candidates: Tensor) -> Tensor:
+    costs = torch.nan_to_num(costs, nan=math.inf, posinf=math.inf, neginf=math.inf)
+    return costs.to(candidates.dtype)

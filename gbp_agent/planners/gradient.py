@@ -1,0 +1,196 @@
+"""Gradient-based planning: descend the cost by back-propagating through the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gbp_agent.planners.common import (
+    check_choice,
+    check_count,
+    check_inputs,
+    check_number,
+    cost_and_gradient,
+    draw_noise,
+    evaluate,
+    start_from_proposals,
+)
+from gbp_agent.planners.optimizers import OPTIMIZERS
+from gbp_agent.types import CostFunction, PlannerResult
+
+INITS = ("proposals", "zeros", "normal")
+
+
+@dataclass(frozen=True)
+class GradientConfig:
+    """Settings of `GradientPlanner`; lengths are in model-action units (z-scored).
+
+    optimizer: "sgd", "momentum", "adam" or "adamw", with torch.optim's constants (momentum 0.9).
+    learning_rate: > 0.
+    steps: ≥ 0, gradient steps; 0 returns the best start.
+    init: where rows start, "proposals", "zeros" or "normal"; see `GradientPlanner`.
+    init_std: ≥ 0, standard deviation of "normal" and of further restarts that are noise.
+    restarts: ≥ 1, starts per problem, optimised side by side; the best one is returned.
+    noise_std: ≥ 0, standard deviation of the noise added after each step.
+    tolerance: ≥ 0, stop a problem whose best cost has not fallen by more than this fraction
+        within `patience` steps; 0 always takes all steps.
+    patience: ≥ 1.
+    max_rollouts: ≥ 1, most roll-outs in one call of the cost function while proposals are
+        screened, as in `CEMConfig`; a gradient step takes B·restarts at once in any case.
+
+    Raises ValueError for a value outside these ranges.
+    """
+
+    optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "adam"
+    learning_rate: float = 0.2
+    steps: int = 100
+    init: Literal["proposals", "zeros", "normal"] = "proposals"
+    init_std: float = 1.0
+    restarts: int = 1
+    noise_std: float = 0.003
+    tolerance: float = 0.0
+    patience: int = 10
+    max_rollouts: int = 4096
+
+    def __post_init__(self) -> None:
+        check_choice("optimizer", self.optimizer, OPTIMIZERS, "'adam' is the published one.")
+        check_choice("init", self.init, INITS, "give 'zeros' to ignore proposals.")
+        check_number("learning_rate", self.learning_rate, "0.2 is usual with Adam.", above=0)
+        check_count("steps", self.steps, 0, "100 is usual.")
+        check_number("init_std", self.init_std, "1 is the spread of model actions.")
+        check_count("restarts", self.restarts, 1, "give 1 for a single start.")
+        check_number("noise_std", self.noise_std, "give 0 for no noise.")
+        check_number("tolerance", self.tolerance, "give 0 to take all steps.")
+        check_count("patience", self.patience, 1, "10 is the default.")
+        check_count("max_rollouts", self.max_rollouts, 1, "lower it when memory runs out.")
+
+
+class GradientPlanner:
+    """Projected gradient descent on the model actions.
+
+    Rolls out, back-propagates, steps the optimiser, adds noise, clamps into the bounds. Every
+    point that is evaluated counts, the start and the final one included, and the best is
+    returned: `cost_trace` has steps + 1 rows, of which the first is the cost of the best start.
+
+    `init` says where the R = restarts searches of a row start, always clamped:
+    - "proposals": every proposal is rolled out once without gradients, and the R cheapest are
+      the starts. In a warm row restart 0 is `initial` and the others are proposals; with R = 1
+      it is the cheaper of `initial` and the cheapest proposal. Where proposals run short (few,
+      or without a finite cost) the rest is as with "zeros", so with K = 0 everything is. The
+      result is never worse than the best proposal.
+    - "zeros": restart 0 is `initial` (warm rows) or zeros (other rows), further ones add noise
+      of `init_std` to that.
+    - "normal": as "zeros", but restart 0 of a row that is not warm is noise too.
+
+    Noise is drawn once per step with shape (S, H, M) for all rows, and a row that stops early
+    stops by itself, so a row's plan does not depend on the rows beside it.
+
+    Raises ValueError for arguments that do not fit together and for a cost that is not
+    differentiable in the actions.
+    Source: arXiv 2512.09929, section on gradient-based planning; the bounds, the
+    proposals and the best iterate are additions.
+    """
+
+    def __init__(self, config: GradientConfig | None = None) -> None:
+        self.config = GradientConfig() if config is None else config
+
+    def __repr__(self) -> str:
+        return f"GradientPlanner({self.config})"
+
+    def __call__(
+        self,
+        cost: CostFunction,
+        initial: Tensor,
+        *,
+        warm: Tensor,
+        proposals: Tensor,
+        low: Tensor,
+        high: Tensor,
+        generator: torch.Generator,
+    ) -> PlannerResult:
+        """Minimise `cost` as `gbp_agent.types.Planner` says; (B, H, M) in and out."""
+        check_inputs(initial, warm, proposals, low, high, generator)
+        config = self.config
+        update = OPTIMIZERS[config.optimizer]
+        starts = start_from_proposals(
+            cost,
+            self._default_starts(initial, warm, generator).clamp(low, high),
+            warm=warm,
+            proposals=proposals if config.init == "proposals" else proposals[:0],
+            low=low,
+            high=high,
+            max_rollouts=config.max_rollouts,
+        )
+        points, best = starts.plans, starts.best  # (B, S, H, M), changed in place from here on
+        moments = (torch.zeros_like(points), torch.zeros_like(points))
+        plateau = _Plateau(config.tolerance, config.patience, like=best.cost)
+        trace: list[Tensor] = []
+        for step in range(1, config.steps + 1):
+            costs, gradient = cost_and_gradient(cost, points)
+            costs = plateau.hide_stopped(costs)
+            best.update(points, costs)
+            trace.append(best.cost)
+            plateau.update(costs)
+            if plateau.all_stopped():
+                break
+            update(points, gradient, moments, step, config.learning_rate)
+            if config.noise_std > 0:
+                noise = draw_noise(generator, config.restarts, initial)
+                points.add_(noise, alpha=config.noise_std)
+            points.clamp_(low, high)
+        else:
+            best.update(points, plateau.hide_stopped(evaluate(cost, points)))
+            trace.append(best.cost)
+        return PlannerResult(
+            model_actions=best.plan,
+            cost=best.cost,
+            cost_trace=torch.stack(trace),
+            evaluations=starts.evaluations + len(trace) * config.restarts,
+            gradient_steps=min(len(trace), config.steps) * config.restarts,
+        )
+
+    def _default_starts(self, initial: Tensor, warm: Tensor, generator: torch.Generator) -> Tensor:
+        """Starting points (B, S, H, M) where there are no proposals."""
+        config = self.config
+        centre = torch.where(warm[:, None, None], initial.detach(), 0.0)
+        if config.restarts == 1 and config.init != "normal":
+            return centre[:, None]
+        noise = draw_noise(generator, config.restarts, initial)
+        starts = centre[:, None] + config.init_std * noise
+        exact = warm[:, None, None] | (config.init != "normal")
+        starts[:, 0] = torch.where(exact, centre, starts[:, 0])
+        return starts
+
+
+class _Plateau:
+    """Which of B problems still improve; with tolerance 0 it does nothing, and costs nothing."""
+
+    def __init__(self, tolerance: float, patience: int, like: Tensor) -> None:
+        self._tolerance = tolerance
+        self._patience = patience
+        self._reference = torch.full_like(like, torch.inf)
+        self._stale = torch.zeros_like(like, dtype=torch.long)
+
+    def hide_stopped(self, costs: Tensor) -> Tensor:
+        """Costs (B, S) with +inf in the rows that have stopped."""
+        if self._tolerance == 0:
+            return costs
+        return costs.masked_fill((self._stale >= self._patience)[:, None], torch.inf)
+
+    def update(self, costs: Tensor) -> None:
+        """Count the steps since the lowest cost of (B, S) last fell by more than the tolerance."""
+        if self._tolerance == 0:
+            return
+        cost = costs.amin(dim=1)
+        drop = self._reference - cost
+        first_finite = torch.isinf(self._reference) & torch.isfinite(cost)
+        improved = first_finite | (drop > self._tolerance * self._reference.abs())
+        self._reference = torch.where(improved, cost, self._reference)
+        self._stale = torch.where(improved, 0, self._stale + 1)
+
+    def all_stopped(self) -> bool:
+        """Whether no row has improved for `patience` steps."""
+        return self._tolerance > 0 and bool((self._stale >= self._patience).all())

@@ -1,0 +1,73 @@
+"""Model cards: the README.md of a checkpoint folder."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..data import TrajectoryDataset
+from ..world_model import CompactConfig
+
+_TEMPLATE = """---
+library_name: gbp_agent
+license: mit
+tags: [world-model, model-predictive-control, gymnasium]
+---
+# World model for {env_id}
+
+A compact latent world model: one vector of {latent_dim} numbers per frame of {image_size} px,
+beside the z-scored proprioception ({proprio_dim} numbers), and a residual MLP that predicts
+{frameskip} environment steps ahead from {history} frame(s).
+
+```python
+from gbp_agent import WorldModelMPCAgent
+agent = WorldModelMPCAgent.from_pretrained("PATH OR NAME")
+```
+
+## Data
+{episodes} episodes of {steps} steps by the behaviour policy of `{env_id}`, reset seeds {first} to
+{last}; {frames} frames. The last {held_out:.0%} of the episodes are held out for the figures below.
+
+## Training
+{minutes} minutes on {machine}. Settings:
+```json
+{settings}
+```
+
+## Held-out figures
+Median error of a small MLP probe from the latent to the simulator's state, in the state's units
+(angles in radians):
+
+{probe}
+
+Mean squared error of predicted latents relative to predicting no change, after 1, 2, … model
+steps: {ratio}. Effective rank of the visual latent: {rank:.1f} of {latent_dim}.
+"""
+
+
+def model_card(
+    config: CompactConfig,
+    dataset: TrajectoryDataset,
+    settings: dict[str, Any],
+    metrics: dict[str, Any],
+    machine: str,
+) -> str:
+    """Markdown from what pre-training knows; closed-loop success is added after evaluation."""
+    about = dataset.metadata
+    shown = {k: v for k, v in settings.items() if k not in ("data", "out", "progress", "planning")}
+    rows = "\n".join(f"| {name} | {error:.3g} |" for name, error in metrics["probe"].items())
+    return _TEMPLATE.format(
+        **{k: v for k, v in vars(config).items() if not k.startswith("_")},
+        episodes=about["episodes"],
+        steps=about["steps"],
+        first=about["seed"],
+        last=about["seed"] + about["episodes"] - 1,
+        frames=dataset.frames,
+        held_out=settings["held_out"],
+        minutes=metrics["minutes"],
+        machine=machine,
+        settings=json.dumps(shown, indent=1),
+        probe=f"| quantity | error |\n|---|---|\n{rows}",
+        ratio=", ".join(f"{v:.3f}" for v in metrics["prediction"]["ratio"]),
+        rank=metrics["effective_rank"],
+    )

@@ -1,0 +1,217 @@
+"""Pre-training of a compact world model: from a dataset folder to a checkpoint folder.
+
+1. representation  encoder and decoder, on pixels                       representation.py
+2. latents         standardised; the whole dataset is encoded once      data/latents.py
+3. dynamics        the predictor, on cached latents                     dynamics.py
+4. judge           probe, spectrum, multi-step error on held-out episodes  diagnostics.py
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from ..checkpoint import save_checkpoint
+from ..data import TrajectoryDataset
+from ..data.latents import LatentDataset
+from ..diagnostics import judge
+from ..networks import initialize
+from ..normalize import ActionNormalizer, Standardizer
+from ..world_model import CompactConfig, CompactWorldModel
+from .cards import model_card
+from .dynamics import DynamicsConfig, train_dynamics
+from .representation import RepresentationConfig, train_representation
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Everything that a pre-training run depends on.
+
+    data: dataset folder. out: folder for states, curves and the final `checkpoint`; a run that
+        was killed goes on when started again with the same `out`.
+    model: fields of CompactConfig that are not read off the data, e.g. {"latent_dim": 32}.
+    whitening: 0 keeps the shape of the latent distribution, 1 gives each principal direction unit
+        variance; the mean variance is 1 in any case.
+    planning: settings that the agent will take up: {"mpc": …, "objective": …, "planners": …}.
+    held_out: share of the episodes that is kept for judging.
+    precision: "bf16" computes the networks in bfloat16, "fp32" does not, "auto" does where the
+        processor has matrix instructions for it.
+    """
+
+    data: Path
+    out: Path
+    model: dict[str, Any] = field(default_factory=dict)
+    representation: RepresentationConfig = field(default_factory=RepresentationConfig)
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    whitening: float = 0.0
+    planning: dict[str, Any] = field(default_factory=dict)
+    held_out: float = 0.05
+    seed: int = 0
+    device: str = "cpu"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    progress: bool = True
+
+
+def pretrain(config: PretrainConfig) -> CompactWorldModel:
+    """Train, judge and save a world model; returns it in eval mode.
+
+    Raises:
+        FileNotFoundError, ValueError: the data cannot be read, or `out` holds another run.
+    """
+    begun = time.monotonic()
+    dataset = TrajectoryDataset(config.data)
+    training, held_out = dataset.split(config.held_out)
+    _claim(config)
+    model = _build(config, dataset, training)
+    bfloat16 = uses_bfloat16(config.precision, config.device)
+    common = {"seed": config.seed, "bfloat16": bfloat16, "progress": config.progress}
+    train_representation(
+        model, dataset, training, config.representation, config.out, **common
+    )
+    sample = dataset_sample(training, 200)
+    standardize_latents(model, dataset, sample, config.whitening)
+    latents = LatentDataset.encode(model, dataset, config.out / "latents.npy", config.progress)
+    model.proposals.copy_(draw_proposals(latents, training, model.config, config.seed))
+    train_dynamics(model, latents, training, config.dynamics, config.out, **common)
+    metrics = judge(model, dataset, latents, training, held_out, config.seed)
+    metrics["minutes"] = round((time.monotonic() - begun) / 60, 1)
+    _report(config.out, metrics)
+    card = model_card(model.config, dataset, _as_json(config), metrics, machine())
+    save_checkpoint(config.out / "checkpoint", model, planning=config.planning, card=card)
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def standardize_latents(
+    model: CompactWorldModel, dataset: TrajectoryDataset, episodes: np.ndarray, whitening: float
+) -> None:
+    """Centre the visual latents, scale them to a mean variance of 1, and whiten them in part.
+
+    An affine map of the latents is folded into the encoder's last and the decoder's first layer,
+    so nothing but the coordinates changes.
+    """
+    from ..data.latents import encode_frames
+
+    width = model.config.latent_dim
+    pixels, proprio = (dataset.array(key, episodes) for key in ("pixels", "proprio"))
+    latents = encode_frames(model, pixels, proprio)[:, :width].double()
+    mean = latents.mean(0)
+    eigenvalues, basis = torch.linalg.eigh(torch.cov(latents.T))
+    floor = eigenvalues.max() * 1e-6
+    spread = eigenvalues.clamp(min=floor)
+    gain = spread ** (-whitening / 2)
+    gain = gain / (gain.square() * spread).mean().sqrt()
+    forward = gain[:, None] * basis.T
+    backward = basis / gain[None]
+    head, entry = model.encoder.head, model.decoder.input[0]
+    device = head.weight.device
+    weight, bias = head.weight.double().cpu(), head.bias.double().cpu()
+    head.weight.copy_((forward @ weight).to(device))
+    head.bias.copy_((forward @ (bias - mean)).to(device))
+    visual = entry.weight[:, :width].double().cpu()
+    entry.bias.add_((visual @ mean).float().to(device))
+    entry.weight[:, :width] = (visual @ backward).float().to(device)
+
+
+def draw_proposals(
+    latents: LatentDataset, episodes: np.ndarray, config: CompactConfig, seed: int
+) -> Tensor:
+    """Plans (K, proposal_steps, M) cut from training episodes at random."""
+    if config.proposals == 0:
+        return torch.zeros(0, config.proposal_steps, config.frameskip * config.action_dim)
+    source = latents.windows(
+        config.proposal_steps + 1, config.frameskip, episodes, config.proposals, seed
+    )
+    return next(source)[1]
+
+
+def dataset_sample(episodes: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` episodes, evenly chosen."""
+    return episodes[:: max(1, len(episodes) // count)]
+
+
+def uses_bfloat16(precision: str, device: str) -> bool:
+    """Whether to compute in bfloat16, see PretrainConfig.precision."""
+    if precision not in ("auto", "bf16", "fp32"):
+        raise ValueError(f"unknown precision {precision!r}; known: 'auto', 'bf16', 'fp32'")
+    if precision != "auto":
+        return precision == "bf16"
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_amx_tile_supported()) if hasattr(
+        torch.cpu, "_is_amx_tile_supported"
+    ) else False
+
+
+def machine() -> str:
+    """The machine in words, for figures."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{platform.machine()}, {os.cpu_count()} cores, {device}, torch {torch.__version__}"
+
+
+def _build(
+    config: PretrainConfig, dataset: TrajectoryDataset, training: np.ndarray
+) -> CompactWorldModel:
+    env_id = dataset.metadata["env_id"]
+    shape = CompactConfig(
+        env_id=env_id,
+        proprio_dim=dataset.episode(0)["proprio"].shape[1],
+        action_low=tuple(dataset.metadata["action_low"]),
+        action_high=tuple(dataset.metadata["action_high"]),
+        image_size=dataset.episode(0)["pixels"].shape[1],
+        **config.model,
+    )
+    model = CompactWorldModel(
+        shape,
+        ActionNormalizer.fit(dataset.array("action", training)),
+        Standardizer.fit(dataset.array("proprio", training)),
+    )
+    initialize(model, torch.Generator().manual_seed(config.seed))
+    return model.to(config.device)
+
+
+def _as_json(config: PretrainConfig) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(config), default=str))  # type: ignore[no-any-return]
+
+
+def _claim(config: PretrainConfig) -> None:
+    """Write the run's settings into `out`, or check that the run there has the same."""
+    path = config.out / "config.json"
+    ours = {k: v for k, v in _as_json(config).items() if k not in ("out", "progress", "planning")}
+    if path.exists():
+        theirs = json.loads(path.read_text())
+        odd = sorted(key for key in ours if theirs.get(key) != ours[key])
+        if odd:
+            raise ValueError(
+                f"{config.out} holds a run with other settings ({', '.join(odd)}); "
+                "use another folder, or delete this one to start anew"
+            )
+        return
+    config.out.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(ours, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def _report(folder: Path, metrics: dict[str, Any]) -> None:
+    """Write metrics.json and the held-out figures to TensorBoard."""
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    with SummaryWriter(str(folder / "tensorboard")) as writer:
+        for name, value in metrics["probe"].items():
+            writer.add_scalar(f"held_out/probe {name}", value)
+        for step, ratio in enumerate(metrics["prediction"]["ratio"], 1):
+            writer.add_scalar("held_out/error against copying", ratio, step)
+    log.info("held-out: %s", json.dumps(metrics))
