@@ -1,13 +1,15 @@
 """World models as agents: plan by gradient descent through a learned model, in any Gymnasium loop.
 
-    agent = WorldModelMPCAgent.from_pretrained("pusht", planner="gradient")
-    action = agent.act(observation)
+agent = WorldModelMPCAgent.from_pretrained("pusht", planner="gradient")
+action = agent.act(observation)
 """
 
 from ._version import __version__
 from .agent import MPCConfig, WorldModelMPCAgent
+from .baselines import RandomAgent
 from .checkpoint import load_checkpoint, pretrained_names, save_checkpoint
-from .data import TrajectoryDataset, collect
+from .data import EVALUATION_SEEDS_BEGIN, TrajectoryDataset, collect
+from .evaluate import evaluate
 from .objectives import GoalObjective
 from .observations import ObservationKeys
 from .planners import (
@@ -21,17 +23,21 @@ from .planners import (
     MPPIConfig,
     MPPIPlanner,
 )
+from .report import EvaluationReport, mcnemar, wilson_interval
 from .training import DynamicsConfig, PretrainConfig, RepresentationConfig, pretrain
 from .types import Latent, Objective, Plan, Planner, PlannerResult, WorldModel
+from .video import record_episode, record_episodes
 from .world_model import CompactConfig, CompactWorldModel
 
 __all__ = [
+    "EVALUATION_SEEDS_BEGIN",
     "PLANNERS",
     "CEMConfig",
     "CEMPlanner",
     "CompactConfig",
     "CompactWorldModel",
     "DynamicsConfig",
+    "EvaluationReport",
     "GoalObjective",
     "GradCEMConfig",
     "GradCEMPlanner",
@@ -47,14 +53,20 @@ __all__ = [
     "Planner",
     "PlannerResult",
     "PretrainConfig",
+    "RandomAgent",
     "RepresentationConfig",
     "TrajectoryDataset",
     "WorldModel",
     "WorldModelMPCAgent",
     "__version__",
     "collect",
+    "evaluate",
     "load_checkpoint",
+    "mcnemar",
     "pretrain",
     "pretrained_names",
+    "record_episode",
+    "record_episodes",
     "save_checkpoint",
+    "wilson_interval",
 ]

@@ -68,9 +68,23 @@ class AgentState:
     position: np.ndarray
     plan: Tensor
 
+    def take(self, rows: np.ndarray) -> AgentState:
+        """The state of these rows alone, for when some of the envs are done with."""
+        index = torch.from_numpy(np.asarray(rows, np.int64)).to(self.plan.device)
+        return AgentState(
+            history=Latent(*(part[index] for part in self.history)),
+            past_actions=self.past_actions[index],
+            queue=self.queue[rows],
+            position=self.position[rows],
+            plan=self.plan[index],
+        )
+
 
 class WorldModelMPCAgent:
     """Plans through a world model and acts; a policy object for any Gymnasium loop.
+
+    `last_plan` is the Plan that the last `predict` made, for the rows that were due; None where
+    it handed out actions that were planned before.
 
     Args:
         model: a world model with its statistics.
@@ -97,7 +111,8 @@ class WorldModelMPCAgent:
         self.config = MPCConfig() if config is None else config
         self.keys = ObservationKeys() if keys is None else keys
         self.seed = seed
-        self.device = model.action_normalizer.mean.device
+        self.device = model.device
+        self.last_plan: Plan | None = None
         self._noise = torch.Generator(self.device).manual_seed(seed)
         self._goal: Observation | None = None
         self._state: AgentState | None = None
@@ -147,11 +162,14 @@ class WorldModelMPCAgent:
 
     def save_pretrained(self, folder: str | Path, card: str = "") -> None:
         """Write a folder that `from_pretrained` reads, with this agent's settings as its own."""
-        planning: dict[str, Any] = {"mpc": asdict(self.config)}
+        save_checkpoint(folder, self.model, planning=self.settings(), card=card)
+
+    def settings(self) -> dict[str, Any]:
+        """How this agent plans, as JSON values: the "planning" of a checkpoint's config.json."""
+        settings: dict[str, Any] = {"mpc": asdict(self.config)}
         if isinstance(self.objective, GoalObjective):
-            planning["objective"] = asdict(self.objective)
-        planning["planners"] = settings_of(self.planner)
-        save_checkpoint(folder, self.model, planning=planning, card=card)
+            settings["objective"] = asdict(self.objective)
+        return {**settings, "planners": settings_of(self.planner)}
 
     def push_to_hub(self, repo_id: str, *, card: str = "", **kwargs: Any) -> str:
         """Upload to the Hugging Face hub and return the address of the commit.
@@ -268,14 +286,12 @@ class WorldModelMPCAgent:
         """The state with a non-empty queue in every row."""
         begun = time.perf_counter()
         frameskip, pending = self.model.config.frameskip, self.config.execute
-        if state is None:
-            state = self._empty_state(batch)
-        else:
-            state = self._observe(state, batch, fresh)
+        state = self._observe(state, batch, fresh) if state else self._empty_state(batch)
         due = np.flatnonzero(state.position >= pending * frameskip)
+        self.last_plan = None
         if len(due) == 0:
             return state
-        plan = self._plan(batch, state, due, begun, deterministic)
+        plan = self.last_plan = self._plan(batch, state, due, begun, deterministic)
         queue, position, rest = state.queue.copy(), state.position.copy(), state.plan.clone()
         queue[due] = plan.actions[:, : pending * frameskip]
         position[due] = 0
@@ -332,7 +348,7 @@ class WorldModelMPCAgent:
         deterministic: bool,
     ) -> Plan:
         """Plan for the rows `due` from their history."""
-        model, horizon = self.model, self.config.horizon
+        model = self.model
         rows = torch.from_numpy(due).to(self.device)
         goal = self._encode(batch, self.keys.goal_pixels, self.keys.goal_proprio, due)
         start = Latent(*(part[rows] for part in state.history))
@@ -385,5 +401,3 @@ def _repeat(latent: Latent, samples: int) -> Latent:
 
 def _copy(latent: Latent) -> Latent:
     return Latent(*(part.clone() for part in latent))
-
-

@@ -155,4 +155,3 @@ def _load_weights(model: CompactWorldModel, weights: dict[str, Tensor], path: Pa
                 f"expected {tuple(expected[key].shape)} by {CONFIG_FILE}"
             )
     model.load_state_dict({k: v.to(expected[k].dtype) for k, v in weights.items()})
-

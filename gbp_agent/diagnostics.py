@@ -73,7 +73,9 @@ class StateProbe(nn.Module):
         states[:, ~round_] = output[:, :plain] * self.scale[~round_] + self.center[~round_]
         cosine, sine = output[:, plain : plain + angles], output[:, plain + angles :]
         period = self.periods[round_]
-        states[:, round_] = torch.atan2(sine, cosine).remainder(2 * torch.pi) * period / 2 / torch.pi
+        states[:, round_] = (
+            torch.atan2(sine, cosine).remainder(2 * torch.pi) * period / 2 / torch.pi
+        )
         return states
 
     def fit(
@@ -153,7 +155,7 @@ def judge(
     frames = model.history + 5
     rows = latents.evenly(held_out, frames, model.config.frameskip, stride=7)
     windows, actions = latents.window(rows, frames, model.config.frameskip)
-    device = model.action_normalizer.mean.device
+    device = model.device
     return {
         "probe": probe.errors(seen, states),
         "effective_rank": effective_rank(seen[:, :width]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 
 class Standardizer(nn.Module):
@@ -23,14 +24,14 @@ class Standardizer(nn.Module):
         self.register_buffer("std", std.detach().clone().float())
 
     @classmethod
-    def fit(cls, values: np.ndarray) -> Standardizer:
+    def fit(cls, values: np.ndarray) -> Self:
         """From data (..., n)."""
         flat = torch.from_numpy(np.asarray(values, np.float64).reshape(-1, values.shape[-1]))
         std = flat.std(0)
         return cls(flat.mean(0), torch.where(std > 1e-6, std, torch.ones_like(std)))
 
     @classmethod
-    def identity(cls, size: int) -> Standardizer:
+    def identity(cls, size: int) -> Self:
         """Mean 0 and std 1, to be overwritten by loading a checkpoint."""
         return cls(torch.zeros(size), torch.ones(size))
 

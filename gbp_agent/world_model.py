@@ -106,6 +106,11 @@ class CompactWorldModel(nn.Module):
     proposals: Tensor
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.proposals.device
+
+    @property
     def history(self) -> int:
         """T, frames that `rollout` starts from."""
         return self.config.history

@@ -75,7 +75,7 @@ def collect(
         )
     folder = Path(folder)
     spec = gym.spec(env_id)
-    metadata = {
+    metadata: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "env_id": env_id,
         "env_kwargs": env_kwargs,

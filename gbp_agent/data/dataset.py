@@ -1,12 +1,12 @@
 """Trajectory datasets: a folder of parts, each a set of memory-mapped arrays.
 
-    FOLDER/metadata.json          env id and options, seeds, versions, what is in the arrays
-    FOLDER/part-00000/pixels.npy  (n, S, S, 3) uint8   frames of all episodes, end to end
-                      proprio.npy (n, p) float32       env units
-                      action.npy  (n, A) float32       env units, taken after the frame of the same
-                                                       row; the row of an episode's last frame is 0
-                      state.npy   (n, s) float64       for probes and simulators, never for a model
-                      length.npy  (episodes,) int64    frames per episode
+FOLDER/metadata.json          env id and options, seeds, versions, what is in the arrays
+FOLDER/part-00000/pixels.npy  (n, S, S, 3) uint8   frames of all episodes, end to end
+                  proprio.npy (n, p) float32       env units
+                  action.npy  (n, A) float32       env units, taken after the frame of the same
+                                                   row; the row of an episode's last frame is 0
+                  state.npy   (n, s) float64       for probes and simulators, never for a model
+                  length.npy  (episodes,) int64    frames per episode
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class LatentDataset:
         """Read the latents from `file`, or encode the dataset and write it there."""
         length = torch.from_numpy(dataset.episodes[:, 2].copy())
         actions = model.action_normalizer.normalize(
-            torch.from_numpy(dataset.array("action")).to(model.action_normalizer.mean.device)
+            torch.from_numpy(dataset.array("action")).to(model.device)
         )
         if not file.exists():
             _write(model, dataset, file, progress, batch_size)
@@ -98,7 +98,7 @@ def encode_frames(
     model: CompactWorldModel, pixels: np.ndarray, proprio: np.ndarray, batch_size: int = 512
 ) -> Tensor:
     """Joined latents (N, L) of frames: pixels (N, S, S, 3) uint8, proprio (N, p) in env units."""
-    device = model.action_normalizer.mean.device
+    device = model.device
     found = []
     for begin in range(0, len(proprio), batch_size):
         rows = slice(begin, begin + batch_size)

@@ -22,8 +22,8 @@ class ConvDecoder(nn.Module):
         if image_size % 8:
             raise ValueError(f"image_size must be a multiple of 8, got {image_size}")
         self.side = image_size // 8
-        self.input = nn.Sequential(
-            nn.Linear(latent_dim + proprio_dim, 256),
+        self.entry = nn.Linear(latent_dim + proprio_dim, 256)
+        self.spread = nn.Sequential(
             nn.GELU(),
             nn.Linear(256, 4 * width * self.side**2),
             nn.GELU(),
@@ -39,8 +39,9 @@ class ConvDecoder(nn.Module):
     def forward(self, visual: Tensor, proprio: Tensor) -> Tensor:
         """Latents (N, D) and (N, E) → darkness per channel (N, 3, S, S), 0 white to 1 black, not
         clipped."""
-        maps = self.input(torch.cat([visual, proprio], -1)).unflatten(1, (-1, self.side, self.side))
-        return self.upsample(maps)
+        maps = self.spread(self.entry(torch.cat([visual, proprio], -1)))
+        pictures: Tensor = self.upsample(maps.unflatten(1, (-1, self.side, self.side)))
+        return pictures
 
     @torch.no_grad()
     def to_pixels(self, visual: Tensor, proprio: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ class BestPlan:
     """
 
     def __init__(self, fallback: Tensor) -> None:
-        self.plan = fallback.clone()  # the caller may go on to change it in place
+        self.plan = fallback
         self.cost = torch.full_like(fallback[:, 0, 0], math.inf)
 
     def update(self, candidates: Tensor, costs: Tensor) -> None:
@@ -206,7 +206,7 @@ def start_from_proposals(
     costs = torch.cat([evaluate(cost, part) for part in parts], dim=1)
     dearest = torch.finfo(costs.dtype).max  # still before proposals without a finite cost
     # One start competes with the proposals; the first of several precedes them in any case.
-    first = costs[:, 0].clamp(max=dearest if count == 1 else -torch.inf)
+    first = costs[:, 0] if count == 1 else torch.full_like(costs[:, 0], -torch.inf)
     ranks = costs.clone()
     ranks[:, 0] = torch.where(warm, first, dearest)
     ranks, order = ranks.sort(dim=1, stable=True)  # a tie goes to the first default

@@ -46,7 +46,7 @@ def train_dynamics(
     progress: bool,
 ) -> None:
     """Train the predictor in place by multi-step roll-outs against cached latents."""
-    device = model.action_normalizer.mean.device
+    device = model.device
     history, frameskip = model.history, model.config.frameskip
     frames = history + config.horizon
 

@@ -19,6 +19,11 @@ def reconstruction(darkness: Tensor, pixels: Tensor, foreground_weight: float) -
     return (weight * (darkness.float() - target).square()).mean()
 
 
+def relative_error(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error over the target's variance, so that small latents win nothing; (N, L)."""
+    return (predicted - target).square().mean() / (target.detach().var(0).mean() + 1e-6)
+
+
 def variance(latents: Tensor) -> Tensor:
     """Hinge that keeps each dimension's standard deviation at 1 or above (VICReg,
     arXiv 2105.04906); latents (N, D)."""

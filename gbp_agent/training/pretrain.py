@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import platform
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +26,7 @@ from ..data.latents import LatentDataset
 from ..diagnostics import judge
 from ..networks import initialize
 from ..normalize import ActionNormalizer, Standardizer
+from ..report import machine
 from ..world_model import CompactConfig, CompactWorldModel
 from .cards import model_card
 from .dynamics import DynamicsConfig, train_dynamics
@@ -77,15 +76,13 @@ def pretrain(config: PretrainConfig) -> CompactWorldModel:
     _claim(config)
     model = _build(config, dataset, training)
     bfloat16 = uses_bfloat16(config.precision, config.device)
-    common = {"seed": config.seed, "bfloat16": bfloat16, "progress": config.progress}
-    train_representation(
-        model, dataset, training, config.representation, config.out, **common
-    )
+    how = (config.out, config.seed, bfloat16, config.progress)
+    train_representation(model, dataset, training, config.representation, *how)
     sample = dataset_sample(training, 200)
     standardize_latents(model, dataset, sample, config.whitening)
     latents = LatentDataset.encode(model, dataset, config.out / "latents.npy", config.progress)
     model.proposals.copy_(draw_proposals(latents, training, model.config, config.seed))
-    train_dynamics(model, latents, training, config.dynamics, config.out, **common)
+    train_dynamics(model, latents, training, config.dynamics, *how)
     metrics = judge(model, dataset, latents, training, held_out, config.seed)
     metrics["minutes"] = round((time.monotonic() - begun) / 60, 1)
     _report(config.out, metrics)
@@ -116,7 +113,7 @@ def standardize_latents(
     gain = gain / (gain.square() * spread).mean().sqrt()
     forward = gain[:, None] * basis.T
     backward = basis / gain[None]
-    head, entry = model.encoder.head, model.decoder.input[0]
+    head, entry = model.encoder.head, model.decoder.entry
     device = head.weight.device
     weight, bias = head.weight.double().cpu(), head.bias.double().cpu()
     head.weight.copy_((forward @ weight).to(device))
@@ -151,15 +148,8 @@ def uses_bfloat16(precision: str, device: str) -> bool:
         return precision == "bf16"
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_amx_tile_supported()) if hasattr(
-        torch.cpu, "_is_amx_tile_supported"
-    ) else False
-
-
-def machine() -> str:
-    """The machine in words, for figures."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{platform.machine()}, {os.cpu_count()} cores, {device}, torch {torch.__version__}"
+    check = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return bool(check())
 
 
 def _build(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +21,8 @@ from .loop import LoopConfig, optimize
 class RepresentationConfig:
     """Options of the first phase.
 
-    windows: windows in a batch; frames: frames of a window, one model step apart, ≥ 3.
+    windows: windows in a batch; frames: frames of a window, one model step apart, ≥ 2
+    (straightening needs 3).
     The loss is the sum of these, each times its weight:
     prediction: mean squared error of the next latent from the present one and the action.
     reconstruction: of the picture, with objects `foreground_weight` times the ground.
@@ -40,8 +42,9 @@ class RepresentationConfig:
     straightening: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.frames < 3:
-            raise ValueError(f"frames must be at least 3, got {self.frames}")
+        least = 3 if self.straightening else 2
+        if self.frames < least:
+            raise ValueError(f"frames must be at least {least}, got {self.frames}")
 
 
 class _Representation(nn.Module):
@@ -58,7 +61,7 @@ class _Representation(nn.Module):
 def train_representation(
     model: CompactWorldModel,
     dataset: TrajectoryDataset,
-    episodes: list[int],
+    episodes: np.ndarray,
     config: RepresentationConfig,
     folder: Path,
     seed: int,
@@ -67,8 +70,9 @@ def train_representation(
 ) -> None:
     """Train the encoder and the decoder in place."""
     networks = _Representation(model)
-    device = next(model.parameters()).device
-    networks.to(device=device, memory_format=torch.channels_last)
+    device = model.device
+    networks.to(device)
+    networks.to(memory_format=torch.channels_last)
     windows = dataset.windows(config.frames, model.config.frameskip, episodes)
 
     def batches(first: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
@@ -84,23 +88,20 @@ def train_representation(
         )
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             visual = networks.encoder(pixels).float()
-            shown = torch.randperm(len(pixels), generator=generator, device=device)
-            shown = shown[: config.windows]
-            darkness = networks.decoder(visual[shown], proprio.flatten(0, 1)[shown])
+            darkness = networks.decoder(visual, proprio.flatten(0, 1))
             latents = torch.cat([visual.unflatten(0, proprio.shape[:2]), proprio], -1)
             predicted = networks.predictor(
                 latents[:, :-1].flatten(0, 1).unsqueeze(1), actions.flatten(0, 1).unsqueeze(1)
             )
         target = latents[:, 1:].flatten(0, 1)
         terms = {
-            "prediction": (predicted.float() - target).square().mean(),
-            "reconstruction": losses.reconstruction(
-                darkness, pixels[shown], config.foreground_weight
-            ),
+            "prediction": losses.relative_error(predicted.float(), target),
+            "reconstruction": losses.reconstruction(darkness, pixels, config.foreground_weight),
             "variance": losses.variance(visual),
             "covariance": losses.covariance(visual),
-            "straightening": losses.straightening(visual.unflatten(0, proprio.shape[:2])),
         }
+        if config.straightening:
+            terms["straightening"] = losses.straightening(visual.unflatten(0, proprio.shape[:2]))
         if config.sigreg:
             terms["sigreg"] = losses.sigreg(visual, generator)
         loss = torch.stack([getattr(config, k) * v for k, v in terms.items()]).sum()

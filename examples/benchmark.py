@@ -1,0 +1,149 @@
+"""Measures how fast the environments run and how long the planners think.
+
+python examples/benchmark.py --threads 1 --json results/benchmark.json
+"""
+
+import json
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gbp_envs  # noqa: F401  (registers gbp/…)
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+
+from gbp_agent import EVALUATION_SEEDS_BEGIN, PLANNERS, WorldModelMPCAgent
+from gbp_agent.report import machine
+
+# What each environment is meant to reach on one core: steps per second with obs_type="state", and
+# milliseconds per 64 px frame.
+TARGETS = {
+    "gbp/PushT-v0": {"steps": 1000, "frame_ms": 1.0},
+    "gbp/PointMaze-v0": {"steps": 5000, "frame_ms": 1.0},
+    "gbp/Wall-v0": {"steps": 5000, "frame_ms": 1.0},
+}
+
+
+@dataclass
+class Args:
+    agent: str = "pusht"
+    """A shipped model's name or a checkpoint folder, to time the planners with; "none" leaves
+    them out."""
+    batches: tuple[int, ...] = (1, 50)
+    """Problems planned for at once."""
+    repeats: int = 5
+    """Plans per figure, of which the median is shown."""
+    env_seconds: float = 2.0
+    """Seconds per figure of an environment."""
+    device: str = "cpu"
+    """Where to plan."""
+    threads: int | None = None
+    """Processor threads of PyTorch."""
+    json: Path | None = None
+    """Also write the figures there."""
+
+
+def env_rate(env_id: str, seconds: float) -> float:
+    """Steps per second of the behaviour of random actions, resets left out."""
+    env = gym.make(env_id, obs_type="state", max_episode_steps=-1)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    actions = [env.action_space.sample() for _ in range(200)]
+    steps, spent = 0, 0.0
+    while spent < seconds:
+        env.reset()
+        begun = time.perf_counter()
+        for action in actions:
+            env.step(action)
+        spent += time.perf_counter() - begun
+        steps += len(actions)
+    env.close()
+    return steps / spent
+
+
+def frame_milliseconds(env_id: str, seconds: float) -> float:
+    """Milliseconds to draw one frame of 64 px."""
+    env: Any = gym.make(env_id, image_size=64).unwrapped
+    env.reset(seed=0)
+    frames, begun = 0, time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        # Another state each time, as in an episode.
+        env.step(env.action_space.high if frames % 2 else env.action_space.low)
+        state = env.get_state()
+        for _ in range(10):
+            env.draw(state, 64)
+        frames += 1
+    whole = (time.perf_counter() - begun) / frames
+    begun = time.perf_counter()
+    for _ in range(100):
+        env.step(env.action_space.high)
+    step = (time.perf_counter() - begun) / 100
+    return 1000 * (whole - step) / 10
+
+
+def planner_timing(agent: WorldModelMPCAgent, rows: int, repeats: int) -> dict[str, float]:
+    """Milliseconds per decision when `rows` problems are planned for at once."""
+    observations = []
+    with gym.make(agent.model.config.env_id) as env:
+        for row in range(rows):
+            observations.append(env.reset(seed=EVALUATION_SEEDS_BEGIN + row)[0])
+    batch = {key: np.stack([o[key] for o in observations]) for key in observations[0]}
+    agent.plan(batch)  # the first one also warms up
+    plans = [agent.plan(batch) for _ in range(repeats)]
+    return {
+        "ms_per_decision": 1000 * statistics.median(p.seconds for p in plans) / rows,
+        "evaluations": plans[0].evaluations,
+        "gradient_steps": plans[0].gradient_steps,
+        "cost": float(plans[0].cost.mean()),
+    }
+
+
+def main(args: Args) -> None:
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    figures: dict[str, Any] = {
+        "machine": machine(), "threads": torch.get_num_threads(), "device": args.device,
+        "environments": {}, "planners": {},
+    }  # fmt: skip
+    print(f"{figures['machine']}, {figures['threads']} thread(s)\n")
+
+    print("| environment | steps/s, states | target | ms per 64 px frame | target |")
+    print("|---|---|---|---|---|")
+    for env_id, target in TARGETS.items():
+        steps = env_rate(env_id, args.env_seconds)
+        frame = frame_milliseconds(env_id, args.env_seconds)
+        figures["environments"][env_id] = {"steps_per_second": steps, "frame_ms": frame}
+        print(
+            f"| {env_id} | {steps:,.0f} | ≥ {target['steps']:,} | {frame:.3f} "
+            f"| ≤ {target['frame_ms']:g} |"
+        )
+
+    if args.agent != "none":
+        print("\n| planner | planned together | ms per decision | × gradient | roll-outs "
+              "| gradient steps | final cost |\n|---|---|---|---|---|---|---|")  # fmt: skip
+        for rows in args.batches:
+            reference = None
+            for name in PLANNERS:
+                agent = WorldModelMPCAgent.from_pretrained(args.agent, name, args.device)
+                timing = planner_timing(agent, rows, args.repeats)
+                reference = reference or timing["ms_per_decision"]  # "gradient" is the first
+                ratio = timing["ms_per_decision"] / reference
+                figures["planners"][f"{name}, {rows}"] = {**timing, "ratio": ratio}
+                print(
+                    f"| {name} | {rows} | {timing['ms_per_decision']:.2f} | {ratio:.2f} "
+                    f"| {timing['evaluations']} | {timing['gradient_steps']} "
+                    f"| {timing['cost']:.4g} |",
+                    flush=True,
+                )
+
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

@@ -1,0 +1,98 @@
+"""Pre-trains the world model of a task: collects the data if need be, trains, judges, saves.
+
+A killed run goes on when the same command is given again.
+
+    python examples/pretrain.py --task pusht
+    python examples/evaluate.py --agent runs/pusht/checkpoint
+"""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import gbp_envs  # noqa: F401  (registers gbp/…)
+import torch
+import tyro
+
+from gbp_agent import DynamicsConfig, PretrainConfig, RepresentationConfig, collect, pretrain
+
+# What the shipped models were made with. data: arguments of collect(); the rest: fields of
+# PretrainConfig.
+TASKS: dict[str, dict[str, Any]] = {
+    "pusht": {
+        "data": {"env_id": "gbp/PushT-v0", "episodes": 2000, "steps": 100},
+        "model": {},
+        "representation": RepresentationConfig(),
+        "dynamics": DynamicsConfig(),
+        "whitening": 0.0,
+        "planning": {},
+    },
+    "point_maze": {
+        "data": {"env_id": "gbp/PointMaze-v0", "episodes": 2000, "steps": 100},
+        "model": {},
+        "representation": RepresentationConfig(),
+        "dynamics": DynamicsConfig(),
+        "whitening": 0.0,
+        "planning": {"objective": {"proprio_weight": 0.0}},
+    },
+    "wall": {
+        "data": {"env_id": "gbp/Wall-v0", "episodes": 2000, "steps": 100},
+        "model": {},
+        "representation": RepresentationConfig(),
+        "dynamics": DynamicsConfig(),
+        "whitening": 0.0,
+        "planning": {},
+    },
+}
+
+
+@dataclass
+class Args:
+    task: Literal["pusht", "point_maze", "wall"] = "pusht"
+    """Which environment, with the settings in TASKS of this file."""
+    data: Path | None = None
+    """Dataset folder, collected if it is not there; data/TASK by default."""
+    out: Path | None = None
+    """Folder of the run; runs/TASK by default. The model is in its `checkpoint`."""
+    seed: int = 0
+    """Of the weights and the batches; the data have seeds of their own."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to train."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bfloat16 where the processor has matrix instructions for it, unless told otherwise."""
+    episodes: int | None = None
+    """Episodes to collect, instead of the task's."""
+    representation_steps: int | None = None
+    """Optimiser steps of the first phase (encoder and decoder), instead of the task's."""
+    dynamics_steps: int | None = None
+    """Optimiser steps of the second phase (predictor), instead of the task's."""
+    workers: int | None = None
+    """Processes that collect; one per processor by default."""
+
+
+def main(args: Args) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    task = dict(TASKS[args.task])
+    data = args.data or Path("data") / args.task
+    out = args.out or Path("runs") / args.task
+
+    collection = {"seed": 0, **task.pop("data")}
+    if args.episodes is not None:
+        collection["episodes"] = args.episodes
+    dataset = collect(folder=data, workers=args.workers, **collection)
+    print(f"{len(dataset)} episodes, {dataset.frames} frames in {data}")
+
+    if args.representation_steps is not None:
+        task["representation"] = replace(task["representation"], steps=args.representation_steps)
+    if args.dynamics_steps is not None:
+        task["dynamics"] = replace(task["dynamics"], steps=args.dynamics_steps)
+    config = PretrainConfig(
+        data=data, out=out, seed=args.seed, device=args.device, precision=args.precision, **task
+    )
+    pretrain(config)
+    print(f"model in {out / 'checkpoint'}; curves: tensorboard --logdir {out / 'tensorboard'}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

@@ -1,0 +1,49 @@
+"""Records episodes side by side with what the agent's model sees and imagines.
+
+python examples/record_video.py --agent pusht --episodes 3
+python examples/record_video.py --agent random --env-id gbp/Wall-v0
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import gbp_envs  # noqa: F401  (registers gbp/…)
+import tyro
+
+from gbp_agent import EVALUATION_SEEDS_BEGIN, RandomAgent, WorldModelMPCAgent, record_episodes
+
+
+@dataclass
+class Args:
+    agent: str = "pusht"
+    """A shipped model's name, a checkpoint folder, hf://owner/repo, or "random"."""
+    planner: str = "gradient"
+    """gradient, cem, gradcem or mppi."""
+    env_id: str | None = None
+    """Environment; the one that the model was trained for by default."""
+    episodes: int = 3
+    """Held-out episodes, one after the other."""
+    seed: int = 0
+    """The first of them."""
+    device: str = "cpu"
+    """Where to plan."""
+    out: Path = Path("videos/episodes.mp4")
+    """The mp4 file."""
+
+
+def main(args: Args) -> None:
+    if args.agent != "random":
+        agent = WorldModelMPCAgent.from_pretrained(args.agent, args.planner, args.device)
+        env_id = args.env_id or agent.model.config.env_id
+    elif args.env_id is None:
+        raise SystemExit('agent "random" knows no environment; give --env-id')
+    else:
+        env_id = args.env_id
+        agent = RandomAgent.for_env(env_id)
+    first = EVALUATION_SEEDS_BEGIN + args.seed
+    outcomes = record_episodes(agent, env_id, range(first, first + args.episodes), args.out)
+    print(f"{sum(outcomes)} of {len(outcomes)} reached the goal; video in {args.out}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

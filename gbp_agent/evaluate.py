@@ -1,0 +1,228 @@
+"""One protocol for every agent: the same held-out episodes, played in lockstep, and a report."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ._version import __version__
+from .data import EVALUATION_SEEDS_BEGIN
+from .report import Episode, EvaluationReport, Planning, machine
+from .video import record_episodes
+
+VIDEO_EPISODES = 4
+
+
+class Agent(Protocol):
+    """Anything with Stable-Baselines3's `predict`."""
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, Any]:
+        """Actions for a batch of observations, and the state to pass in next time."""
+
+
+def evaluate(
+    agent: Agent,
+    env_id: str,
+    episodes: int = 200,
+    seed: int = 0,
+    num_envs: int = 50,
+    video: str | Path | None = None,
+    progress: bool = True,
+    **env_kwargs: Any,
+) -> EvaluationReport:
+    """Play `episodes` held-out episodes and report.
+
+    Episode i is reset with EVALUATION_SEEDS_BEGIN + seed + i: seeds that data collection refuses,
+    and the same for every agent. An episode is a success when `info["is_success"]` was true at any
+    step of it.
+
+    Args:
+        agent: ours, a Stable-Baselines3 model, `RandomAgent`, or any other with `predict`.
+        env_id: a registered id.
+        num_envs: envs played at once, in one process; the agent decides for all of them in one
+            batch. Milliseconds per decision depend on it.
+        video: an mp4 file of the first few episodes, played again for it after the figures are
+            taken.
+        env_kwargs: passed to `gymnasium.make`, e.g. `max_episode_steps=25`.
+
+    Raises:
+        ValueError: bad counts, or the agent's model is for another env.
+    """
+    _check(agent, env_id, episodes, seed, num_envs)
+    begun = time.perf_counter()
+    seeds = range(EVALUATION_SEEDS_BEGIN + seed, EVALUATION_SEEDS_BEGIN + seed + episodes)
+    meter = _Meter(agent)
+    with ExitStack() as stack:
+        bar = stack.enter_context(
+            tqdm(total=episodes, desc=env_id, unit="episode", disable=not progress)
+        )
+        rows = []
+        for _ in range(min(num_envs, episodes)):
+            rows.append(_Row(stack.enter_context(gym.make(env_id, **env_kwargs))))
+        played = _play(meter, rows, iter(seeds), bar)
+    seconds = time.perf_counter() - begun
+    if video is not None:
+        record_episodes(agent, env_id, seeds[:VIDEO_EPISODES], video, **env_kwargs)
+    settings = getattr(agent, "settings", None)
+    return EvaluationReport(
+        agent=type(agent).__name__,
+        env_id=env_id,
+        env_kwargs=env_kwargs,
+        seed=seed,
+        num_envs=len(rows),
+        episodes=sorted(played, key=lambda episode: episode.seed),
+        planning=meter.summary(),
+        env_steps_per_second=sum(e.steps for e in played) / sum(r.seconds for r in rows),
+        seconds=seconds,
+        settings=settings() if callable(settings) else {},
+        machine=machine(),
+        versions={
+            "gbp_agent": __version__,
+            "gymnasium": gym.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+        },
+    )
+
+
+class _Row:
+    """One env and the episode that it is in."""
+
+    def __init__(self, env: gym.Env):
+        self.env = env
+        self.seconds = 0.0
+        self.over = True
+
+    def reset(self, seed: int) -> None:
+        begun = time.perf_counter()
+        self.observation, info = self.env.reset(seed=seed)
+        self.seconds += time.perf_counter() - begun
+        self.seed = seed
+        self.steps, self.reached = 0, 0
+        self.total = 0.0
+        self.distance = float(info.get("distance", math.nan))
+        self.over = False
+
+    def step(self, action: np.ndarray) -> None:
+        begun = time.perf_counter()
+        self.observation, reward, terminated, truncated, info = self.env.step(action)
+        self.seconds += time.perf_counter() - begun
+        self.steps += 1
+        self.total += float(reward)
+        self.distance = float(info.get("distance", math.nan))
+        if info.get("is_success", False) and not self.reached:
+            self.reached = self.steps
+        self.over = bool(terminated or truncated)
+
+    def episode(self) -> Episode:
+        success = self.reached > 0
+        steps = self.reached if success else self.steps
+        return Episode(self.seed, success, steps, self.total, self.distance)
+
+
+class _Meter:
+    """Calls the agent and keeps what its decisions cost."""
+
+    def __init__(self, agent: Agent):
+        self._agent = agent
+        # Decisions of one call: rows, milliseconds of each, roll-outs and gradient steps of each.
+        self._calls: list[tuple[int, float, float, float]] = []
+
+    def predict(self, observation: Any, state: Any, starts: np.ndarray) -> tuple[np.ndarray, Any]:
+        begun = time.perf_counter()
+        action, state = self._agent.predict(
+            observation, state=state, episode_start=starts, deterministic=True
+        )
+        milliseconds = 1000 * (time.perf_counter() - begun)
+        if not hasattr(self._agent, "last_plan"):
+            self._calls.append((len(starts), milliseconds / len(starts), math.nan, math.nan))
+            return action, state
+        plan = self._agent.last_plan
+        if plan is not None:
+            count = len(plan.actions)
+            cost = (plan.evaluations, plan.gradient_steps)
+            self._calls.append((count, milliseconds / count, *cost))
+        return action, state
+
+    def summary(self) -> Planning:
+        rows, milliseconds, evaluations, gradient_steps = np.array(self._calls, float).T
+        each = np.repeat(milliseconds, rows.astype(int))
+        return Planning(
+            decisions=len(each),
+            median_ms=float(np.median(each)),
+            p95_ms=float(np.percentile(each, 95)),
+            batch_size=float(np.median(rows)),
+            evaluations=float(np.average(evaluations, weights=rows)),
+            gradient_steps=float(np.average(gradient_steps, weights=rows)),
+        )
+
+
+def _play(meter: _Meter, rows: list[_Row], seeds: Iterator[int], bar: tqdm) -> list[Episode]:
+    """Play all seeds, one step of every row at a time."""
+    for row in rows:
+        row.reset(next(seeds))
+    played: list[Episode] = []
+    starts = np.ones(len(rows), bool)
+    state = None
+    while rows:
+        action, state = meter.predict(_stack([row.observation for row in rows]), state, starts)
+        starts = np.zeros(len(rows), bool)
+        for index, row in enumerate(rows):
+            if row.over:
+                continue
+            row.step(action[index])
+            if not row.over:
+                continue
+            played.append(row.episode())
+            bar.update()
+            bar.set_postfix_str(f"success {np.mean([e.success for e in played]):.0%}")
+            seed = next(seeds, None)
+            if seed is not None:
+                row.reset(seed)
+                starts[index] = True
+        kept = np.array([index for index, row in enumerate(rows) if not row.over], int)
+        # A row that has run out of seeds leaves the batch. Only a state of a kind that is not
+        # known to be cut keeps it there, idle, until the last one is through.
+        droppable = state is None or hasattr(state, "take")
+        if len(kept) < len(rows) and (droppable or not len(kept)):
+            rows, starts = [rows[i] for i in kept], starts[kept]
+            state = state.take(kept) if state is not None and len(kept) else None
+    return played
+
+
+def _stack(observations: list[Any]) -> Any:
+    """Observations of single envs as one batch."""
+    if isinstance(observations[0], dict):
+        return {key: np.stack([o[key] for o in observations]) for key in observations[0]}
+    return np.stack(observations)
+
+
+def _check(agent: Agent, env_id: str, episodes: int, seed: int, num_envs: int) -> None:
+    if episodes < 1 or num_envs < 1 or seed < 0:
+        raise ValueError(
+            "episodes and num_envs must be at least 1 and seed at least 0, "
+            f"got episodes={episodes}, num_envs={num_envs}, seed={seed}"
+        )
+    trained_for = getattr(getattr(getattr(agent, "model", None), "config", None), "env_id", env_id)
+    if trained_for != env_id:
+        raise ValueError(
+            f"the agent's model was trained for {trained_for}, got env {env_id}; "
+            "evaluate it there, or load a model of this env"
+        )

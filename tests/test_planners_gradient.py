@@ -1,0 +1,145 @@
+"""The gradient planner: optimiser steps, starts, restarts and early stopping."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from planning_problems import H, M, gap, linear_problem, run
+from torch import Tensor
+
+from gbp_agent.planners import GradientConfig, GradientPlanner
+from gbp_agent.planners.optimizers import OPTIMIZERS
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_optimizers_equal_those_of_torch(optimizer: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(2, 3, H, M, generator=generator, dtype=torch.float64)
+    reference = points.clone().requires_grad_(True)
+    theirs: torch.optim.Optimizer = {
+        "sgd": lambda p: torch.optim.SGD(p, lr=0.2),
+        "momentum": lambda p: torch.optim.SGD(p, lr=0.2, momentum=0.9),
+        "adam": lambda p: torch.optim.Adam(p, lr=0.2),
+        "adamw": lambda p: torch.optim.AdamW(p, lr=0.2),
+    }[optimizer]([reference])
+    moments = (torch.zeros_like(points), torch.zeros_like(points))
+    for step in range(1, 21):
+        gradient = torch.randn(points.shape, generator=generator, dtype=torch.float64)
+        OPTIMIZERS[optimizer](points, gradient, moments, step, 0.2)
+        reference.grad = gradient.clone()
+        theirs.step()
+        torch.testing.assert_close(points, reference.detach(), rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_a_huge_learning_rate_does_no_harm(optimizer: str) -> None:
+    problem = linear_problem()
+    config = GradientConfig(optimizer=optimizer, learning_rate=1e30, steps=10)  # type: ignore[arg-type]
+    zeros = problem.cost(torch.zeros(4, 1, H, M))[:, 0]
+    for bound in (5.0, math.inf):
+        result = run(GradientPlanner(config), problem.cost, low=-bound, high=bound)
+        assert bool((result.cost <= zeros).all())
+        assert bool(torch.isfinite(result.model_actions).all())
+
+
+def test_the_final_point_is_evaluated() -> None:
+    """One step of gradient descent with the exact step length lands on the optimum."""
+
+    def cost(actions: Tensor) -> Tensor:
+        return 0.5 * (actions - 1).square().sum(dim=(-2, -1))
+
+    config = GradientConfig(optimizer="sgd", learning_rate=1.0, steps=1, noise_std=0.0)
+    result = run(GradientPlanner(config), cost)
+    assert torch.equal(result.model_actions, torch.ones(4, H, M))
+    assert torch.equal(result.cost, torch.zeros(4))
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_point_where_it_is() -> None:
+    """The square root has an infinite slope at zero, where the cold rows start."""
+
+    def cost(actions: Tensor) -> Tensor:
+        return (actions[..., 0].abs().sqrt() + (actions[..., 1] - 1).square()).sum(dim=-1)
+
+    config = GradientConfig(steps=50, noise_std=0.0)
+    result = run(GradientPlanner(config), cost)
+    torch.testing.assert_close(result.cost, torch.zeros(4), atol=1e-2, rtol=0)
+
+
+def test_without_any_finite_cost_the_initial_plan_comes_back() -> None:
+    initial, warm = torch.full((4, H, M), 0.5), torch.ones(4, dtype=torch.bool)
+    config = GradientConfig(steps=3, noise_std=0.1)
+    result = run(
+        GradientPlanner(config),
+        lambda a: a.sum(dim=(-2, -1)) * math.nan,
+        initial=initial,
+        warm=warm,
+    )
+    assert torch.equal(result.model_actions, initial)
+
+
+def test_no_steps_return_the_initial_plan() -> None:
+    initial = torch.randn(4, H, M, generator=torch.Generator().manual_seed(0))
+    warm = torch.ones(4, dtype=torch.bool)
+    planner = GradientPlanner(GradientConfig(steps=0, init="normal"))
+    result = run(planner, linear_problem().cost, initial=initial, warm=warm)
+    assert torch.equal(result.model_actions, initial)
+    assert (result.evaluations, result.gradient_steps) == (1, 0)
+
+
+def test_normal_starts_are_spread_and_the_same_for_all_cold_rows() -> None:
+    starts: list[Tensor] = []
+
+    def cost(actions: Tensor) -> Tensor:
+        starts.append(actions.detach().clone())
+        return actions.square().sum(dim=(-2, -1))
+
+    config = GradientConfig(steps=0, init="normal", init_std=0.5, restarts=200)
+    initial = torch.ones(2, H, M)
+    run(GradientPlanner(config), cost, 2, initial=initial, warm=torch.tensor([True, False]))
+    (points,) = starts
+    assert torch.equal(points[0, 0], initial[0])
+    assert not torch.equal(points[1, 0], torch.zeros(H, M))
+    torch.testing.assert_close(points[0, 1:], points[1, 1:] + 1)
+    assert float(points[1].std()) == pytest.approx(0.5, rel=0.1)
+
+
+def test_restarts_escape_a_local_minimum() -> None:
+    """Two basins in the first number: a shallow one near zero, the deep one at 2."""
+
+    def cost(actions: Tensor) -> Tensor:
+        x = actions[..., 0]
+        wells = torch.minimum(x.square() + 1, 4 * (x - 2).square())
+        return wells.sum(dim=-1) + actions[..., 1].square().sum(dim=-1)
+
+    single = run(GradientPlanner(GradientConfig(noise_std=0.0)), cost)
+    many = run(GradientPlanner(GradientConfig(noise_std=0.0, restarts=64, init_std=2.0)), cost)
+    torch.testing.assert_close(single.cost, torch.full((4,), float(H)))
+    assert float(many.cost.max()) < 0.1
+    assert many.evaluations == 64 * 101
+
+
+def test_early_stopping_ends_a_finished_search_row_by_row() -> None:
+    problem = linear_problem()
+    config = GradientConfig(noise_std=0.0, steps=500, tolerance=1e-3, patience=20)
+    result = run(GradientPlanner(config), problem.cost)
+    assert result.evaluations == len(result.cost_trace) == result.gradient_steps < 300
+    assert float(gap(problem, result, problem.best_plan()).max()) < 0.01
+    for index in range(4):
+        alone = run(GradientPlanner(config), problem.row(index).cost, 1)
+        torch.testing.assert_close(alone.cost, result.cost[index : index + 1])
+
+
+def test_early_stopping_starts_to_count_at_a_finite_cost() -> None:
+    calls = 0
+
+    def cost(actions: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return actions.square().sum(dim=(-2, -1)) + (math.nan if calls == 1 else 0.0)
+
+    initial, warm = torch.ones(4, H, M), torch.ones(4, dtype=torch.bool)
+    config = GradientConfig(noise_std=0.0, tolerance=0.01, patience=2)
+    result = run(GradientPlanner(config), cost, initial=initial, warm=warm)
+    assert float(result.cost.max()) < 0.2
