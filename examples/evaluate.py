@@ -10,6 +10,7 @@ Writes JSON and CSV into results/. Rows of the table that are there already are 
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import gbp_envs  # noqa: F401  (registers gbp/…)
 import torch
@@ -61,20 +62,18 @@ class Args:
 
 def evaluate_one(args: Args) -> EvaluationReport:
     """Evaluate what `args` says."""
-    env_id, env_kwargs = args.env_id, {}
-    if args.agent == "random":
-        if env_id is None:
-            raise SystemExit('agent "random" knows no environment; give --env-id')
-        agent, label = RandomAgent.for_env(env_id), "random"
-        if args.open_loop:
-            env_kwargs["max_episode_steps"] = 25
-    else:
+    agent: Any
+    env_id, label, plan_steps = args.env_id, "random", 25
+    if args.agent != "random":
         agent = load_agent(args)
         label = f"{args.planner} {'open loop' if args.open_loop else 'MPC'}"
         env_id = env_id or agent.model.config.env_id
-        if args.open_loop:
-            budget = agent.config.horizon * agent.model.config.frameskip
-            env_kwargs["max_episode_steps"] = budget
+        plan_steps = agent.config.horizon * agent.model.config.frameskip
+    elif env_id is None:
+        raise SystemExit('agent "random" knows no environment; give --env-id')
+    else:
+        agent = RandomAgent.for_env(env_id)
+    env_kwargs: dict[str, Any] = {"max_episode_steps": plan_steps} if args.open_loop else {}
     report = evaluate(
         agent, env_id, args.episodes, args.seed, args.num_envs, args.video, **env_kwargs
     )

@@ -21,28 +21,34 @@ from gbp_agent import DynamicsConfig, PretrainConfig, RepresentationConfig, coll
 # PretrainConfig.
 TASKS: dict[str, dict[str, Any]] = {
     "pusht": {
-        "data": {"env_id": "gbp/PushT-v0", "episodes": 2000, "steps": 100},
-        "model": {},
-        "representation": RepresentationConfig(),
-        "dynamics": DynamicsConfig(),
-        "whitening": 0.0,
-        "planning": {},
+        "data": {"env_id": "gbp/PushT-v0", "episodes": 4000, "steps": 100},
+        "model": {"decoder_proprio": True},
+        "representation": RepresentationConfig(steps=4000),
+        "dynamics": DynamicsConfig(steps=20_000),
+        "planning": {
+            "objective": {"frames": "all", "base": 2.0, "proprio_weight": [3.0, 3.0, 0.1, 0.1]},
+            "planners": {"gradient": {"steps": 50, "restarts": 4}},
+        },
     },
     "point_maze": {
-        "data": {"env_id": "gbp/PointMaze-v0", "episodes": 2000, "steps": 100},
-        "model": {},
-        "representation": RepresentationConfig(),
-        "dynamics": DynamicsConfig(),
-        "whitening": 0.0,
-        "planning": {"objective": {"proprio_weight": 0.0}},
+        "data": {"env_id": "gbp/PointMaze-v0", "episodes": 3000, "steps": 100},
+        "model": {"latent_dim": 16, "predictor_width": 256},
+        "representation": RepresentationConfig(steps=1500),
+        "dynamics": DynamicsConfig(steps=10_000),
+        "planning": {
+            "objective": {"frames": "all", "base": 2.0, "proprio_weight": [1.0, 1.0, 0.0, 0.0]},
+            "planners": {"gradient": {"steps": 50, "restarts": 4}},
+        },
     },
     "wall": {
         "data": {"env_id": "gbp/Wall-v0", "episodes": 2000, "steps": 100},
-        "model": {},
-        "representation": RepresentationConfig(),
-        "dynamics": DynamicsConfig(),
-        "whitening": 0.0,
-        "planning": {},
+        "model": {"latent_dim": 16, "predictor_width": 256},
+        "representation": RepresentationConfig(steps=1000),
+        "dynamics": DynamicsConfig(steps=6000),
+        "planning": {
+            "objective": {"frames": "all", "base": 2.0},
+            "planners": {"gradient": {"steps": 50, "restarts": 4}},
+        },
     },
 }
 

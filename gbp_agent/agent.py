@@ -35,12 +35,14 @@ class MPCConfig:
 
     horizon: H, model steps that are planned. execute: model steps that are acted out before the
     next plan, 1…H. action_limit: bound of a model action, in standard deviations of the training
-    data (the action space bounds it as well).
+    data (the action space bounds it as well). bfloat16: roll out in bfloat16, several times faster
+    on processors with matrix instructions for it, and slightly less exact.
     """
 
     horizon: int = 5
     execute: int = 1
     action_limit: float = 3.0
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         if self.horizon < 1 or not 1 <= self.execute <= self.horizon:
@@ -152,13 +154,12 @@ class WorldModelMPCAgent:
         model, planning = load_checkpoint(name_or_path, revision=revision)
         if isinstance(planner, str) and planner in PLANNERS:
             planner = planner_from_settings(planner, planning.get("planners", {}))
-        return cls(
-            model.to(device or "cpu"),
-            planner,
-            objective or GoalObjective(**planning.get("objective", {})),
-            config or MPCConfig(**planning.get("mpc", {})),
-            seed=seed,
-        )
+        try:
+            objective = objective or GoalObjective(**planning.get("objective", {}))
+            config = config or MPCConfig(**planning.get("mpc", {}))
+        except TypeError as error:
+            raise ValueError(f"{name_or_path} has bad planning settings: {error}") from error
+        return cls(model.to(device or "cpu"), planner, objective, config, seed=seed)
 
     def save_pretrained(self, folder: str | Path, card: str = "") -> None:
         """Write a folder that `from_pretrained` reads, with this agent's settings as its own."""
@@ -317,11 +318,11 @@ class WorldModelMPCAgent:
             old[ended, :-1] = old[ended, 1:]
             old[ended, -1] = new[: len(ended)]
             old[begun] = new[len(ended) :, None]
-        if past.shape[1]:
+        if past.shape[1] and len(ended):
             taken = np.stack([state.queue[r, : state.position[r]][-frameskip:] for r in ended])
             past[ended, :-1] = past[ended, 1:]
             past[ended, -1] = self._to_model(taken)[:, 0]
-            past[begun] = 0.0
+        past[begun] = 0.0
         plan[begun] = 0.0
         position[begun] = state.queue.shape[1]
         return replace(state, history=history, past_actions=past, plan=plan, position=position)
@@ -356,11 +357,12 @@ class WorldModelMPCAgent:
 
         def cost(model_actions: Tensor) -> Tensor:
             samples = model_actions.shape[1]
-            predicted = model.rollout(
-                _repeat(start, samples),
-                past.repeat_interleave(samples, 0),
-                model_actions.flatten(0, 1),
-            )
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+                predicted = model.rollout(
+                    _repeat(start, samples),
+                    past.repeat_interleave(samples, 0),
+                    model_actions.flatten(0, 1),
+                )
             return self.objective(predicted, _repeat(goal, samples)).unflatten(0, (-1, samples))
 
         generator = self._noise

@@ -16,7 +16,8 @@ from gbp_agent.types import Latent
 class GoalObjective:
     """Mean squared distance to the goal's latent: visual + `proprio_weight` · proprio.
 
-    proprio_weight: ≥ 0, weight of the proprioceptive part; 0 leaves it out.
+    proprio_weight: ≥ 0, weight of the proprioceptive part; 0 leaves it out. A sequence (E,) weighs
+        each of its numbers, for instance positions but not velocities.
     frames: "last" compares the last predicted frame alone; "all" sums over the H predicted
         frames with weights ∝ base^i, i = 0..H-1, that add up to 1. The start frame is no
         prediction and has no part in it.
@@ -26,14 +27,16 @@ class GoalObjective:
     Source: arXiv 2512.09929 (goal loss and weighted goal loss); DINO-WM, arXiv 2411.04983.
     """
 
-    proprio_weight: float = 1.0
+    proprio_weight: float | tuple[float, ...] = 1.0
     frames: Literal["last", "all"] = "last"
     base: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.proprio_weight < math.inf:
+        if isinstance(self.proprio_weight, (list, tuple)):
+            object.__setattr__(self, "proprio_weight", tuple(self.proprio_weight))
+        if not all(0 <= weight < math.inf for weight in self._proprio_weights):
             raise ValueError(
-                f"proprio_weight is {self.proprio_weight!r}, expected a finite number ≥ 0; "
+                f"proprio_weight is {self.proprio_weight!r}, expected finite numbers ≥ 0; "
                 "give 0 to leave proprioception out of the cost."
             )
         if self.frames not in ("last", "all"):
@@ -47,6 +50,11 @@ class GoalObjective:
                 "give 1 to weigh all predicted frames alike."
             )
 
+    @property
+    def _proprio_weights(self) -> tuple[float, ...]:
+        weight = self.proprio_weight
+        return weight if isinstance(weight, tuple) else (weight,)
+
     def __call__(self, predicted: Latent, goal: Latent) -> Tensor:
         """Cost of predicted frames.
 
@@ -57,12 +65,19 @@ class GoalObjective:
         Raises ValueError where the shapes do not fit together.
         """
         _check_shapes(predicted, goal)
+        width = predicted.proprio.shape[-1]
+        if len(self._proprio_weights) not in (1, width):
+            raise ValueError(
+                f"proprio_weight has {len(self._proprio_weights)} numbers, expected {width}, the "
+                "width of the proprioceptive latent; or give one number for all."
+            )
         first = -1 if self.frames == "last" else 0
         visual = predicted.visual[:, first:] - goal.visual.unsqueeze(-3)
         cost = visual.square().mean(dim=(-2, -1))  # (N, frames)
-        if self.proprio_weight > 0 and predicted.proprio.shape[-1] > 0:
+        if any(self._proprio_weights) and predicted.proprio.shape[-1] > 0:
             proprio = predicted.proprio[:, first:] - goal.proprio.unsqueeze(-2)
-            cost = cost + self.proprio_weight * proprio.square().mean(dim=-1)
+            weights = proprio.new_tensor(self._proprio_weights)
+            cost = cost + (weights * proprio.square()).mean(dim=-1)
         if self.frames == "last":
             return cost[:, 0]
         return (cost * frame_weights(cost.shape[1], self.base, like=cost)).sum(dim=1)

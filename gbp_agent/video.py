@@ -123,8 +123,8 @@ class _Imagination:
         frameskip = self._plan.actions.shape[1] // horizon
         present = min(self._steps // frameskip, horizon - 1)
         return {
-            "imagined: this model step's end": self._frames[present],
             "imagined: the plan's end": self._frames[-1],
+            "imagined: this model step's end": self._frames[present],
         }
 
 
@@ -144,7 +144,7 @@ def _compose(scene: np.ndarray, panels: dict[str, np.ndarray], text: str, color:
     """The scene on the left, up to four panels in two columns on its right, captions above."""
     columns = [_captioned(scene, SIZE, text, color, 0.6)]
     tiles = [_captioned(p, SIZE // 2 - CAPTION // 2, c, INK, 0.36) for c, p in panels.items()]
-    for pair in (tiles[0::2], tiles[1::2]):
+    for pair in (tiles[:2], tiles[2:]):
         if pair:
             column = np.full((SIZE + CAPTION, pair[0].shape[1], 3), 255, np.uint8)
             stacked = np.concatenate(pair)

@@ -28,7 +28,8 @@ class CompactConfig:
     image_size: S, pixels per side. proprio_dim: p. frameskip: F. history: T.
     latent_dim: D, width of the visual latent.
     encoder_width, keypoints: see ConvEncoder. predictor_width, predictor_depth: see MLPPredictor.
-    decoder_width: see ConvDecoder.
+    decoder_width: see ConvDecoder. decoder_proprio: whether it is given the proprioception, so that
+    the visual latent can be of everything else.
     proposals, proposal_steps: K plans of so many model steps, cut from the training data, are kept
     with the model for planners to start from.
     """
@@ -46,13 +47,14 @@ class CompactConfig:
     predictor_width: int = 512
     predictor_depth: int = 3
     decoder_width: int = 16
+    decoder_proprio: bool = False
     proposals: int = 512
     proposal_steps: int = 10
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             least = 0 if name == "proposals" else 1
-            if name in ("env_id", "action_low", "action_high"):
+            if name in ("env_id", "action_low", "action_high", "decoder_proprio"):
                 continue
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
@@ -97,7 +99,10 @@ class CompactWorldModel(nn.Module):
             config.predictor_depth,
         )
         self.decoder = ConvDecoder(
-            config.image_size, config.latent_dim, config.proprio_dim, config.decoder_width
+            config.image_size,
+            config.latent_dim,
+            config.proprio_dim if config.decoder_proprio else 0,
+            config.decoder_width,
         )
 
         plans = torch.zeros(config.proposals, config.proposal_steps, self.model_action_dim)

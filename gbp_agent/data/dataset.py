@@ -46,11 +46,13 @@ class TrajectoryDataset:
         rows = []
         for number, part in enumerate(self._parts):
             begin = np.concatenate([[0], np.cumsum(part["length"])])
-            if begin[-1] != len(part["proprio"]):
-                raise ValueError(
-                    f"{self.folder / part_name(number)} holds {len(part['proprio'])} frames, its "
-                    f"length.npy says {begin[-1]}; delete the part and collect again"
-                )
+            for key in ARRAYS[:-1]:
+                if begin[-1] != len(part[key]):
+                    raise ValueError(
+                        f"{self.folder / part_name(number) / key}.npy holds {len(part[key])} "
+                        f"frames, length.npy says {begin[-1]}; delete the part and run the same "
+                        "collect() again"
+                    )
             rows += [(number, b, n) for b, n in zip(begin, part["length"], strict=False)]
         self.episodes = np.array(rows, dtype=np.int64).reshape(-1, 3)
 
@@ -186,8 +188,11 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / "metadata.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: not a dataset folder; make one with collect()")
-    metadata = json.loads(path.read_text())
-    version = metadata.get("format_version")
+    try:
+        metadata: dict[str, Any] = json.loads(path.read_text())
+        version = metadata.get("format_version")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); collect into another folder") from error
     if version != FORMAT_VERSION:
         raise ValueError(f"{path} has format version {version!r}, expected {FORMAT_VERSION}")
     return metadata
@@ -203,7 +208,7 @@ def _open_part(folder: Path) -> dict[str, np.ndarray]:
             )
         try:
             part[key] = np.load(path, mmap_mode=None if key == "length" else "r")
-        except ValueError as error:
+        except (ValueError, EOFError) as error:
             raise ValueError(
                 f"{path} is damaged ({error}); delete {folder} and run the same collect() again"
             ) from error

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 class ConvDecoder(nn.Module):
     """One latent vector and the proprioception → a picture.
 
-    The proprioception is given so that the visual latent need not repeat it.
+    Where the proprioception is given (proprio_dim > 0), the visual latent need not repeat it.
 
     Args:
         image_size: S, a multiple of 8.
-        latent_dim: D. proprio_dim: E.
+        latent_dim: D. proprio_dim: E, or 0 to decode from the visual latent alone.
         width: channels before the last convolution.
     """
 
@@ -22,6 +22,7 @@ class ConvDecoder(nn.Module):
         if image_size % 8:
             raise ValueError(f"image_size must be a multiple of 8, got {image_size}")
         self.side = image_size // 8
+        self.proprio_dim = proprio_dim
         self.entry = nn.Linear(latent_dim + proprio_dim, 256)
         self.spread = nn.Sequential(
             nn.GELU(),
@@ -39,7 +40,7 @@ class ConvDecoder(nn.Module):
     def forward(self, visual: Tensor, proprio: Tensor) -> Tensor:
         """Latents (N, D) and (N, E) → darkness per channel (N, 3, S, S), 0 white to 1 black, not
         clipped."""
-        maps = self.spread(self.entry(torch.cat([visual, proprio], -1)))
+        maps = self.spread(self.entry(torch.cat([visual, proprio[:, : self.proprio_dim]], -1)))
         pictures: Tensor = self.upsample(maps.unflatten(1, (-1, self.side, self.side)))
         return pictures
 

@@ -70,6 +70,7 @@ def optimize(
     state_file = folder / f"{name}.safetensors"
     first = _restore(state_file, module, optimizer, parameters) if state_file.exists() else 0
     if first >= config.steps:
+        module.eval()
         return
     if first:
         log.info("resuming %s at step %d of %d", name, first, config.steps)
@@ -77,8 +78,8 @@ def optimize(
     saved = time.monotonic()
     module.train()
     source = batches(first)
-    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc=name)
-    bar.disable = not progress
+    todo, total = range(first, config.steps), config.steps
+    bar = tqdm(todo, desc=name, initial=first, total=total, disable=not progress)
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step / config.steps, config.warmup)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import TrajectoryDataset
-from ..networks import MLPPredictor
+from ..networks import MLPPredictor, initialize
 from ..world_model import CompactWorldModel
 from . import losses
 from .loop import LoopConfig, optimize
@@ -24,20 +24,21 @@ class RepresentationConfig:
     windows: windows in a batch; frames: frames of a window, one model step apart, ≥ 2
     (straightening needs 3).
     The loss is the sum of these, each times its weight:
-    prediction: mean squared error of the next latent from the present one and the action.
+    prediction: error of the next latent from the present one and the action, relative to the
+        latents' variance.
     reconstruction: of the picture, with objects `foreground_weight` times the ground.
     variance, covariance: VICReg's terms. sigreg: SIGReg. straightening: temporal straightening.
     """
 
     steps: int = 4000
-    windows: int = 64
-    frames: int = 3
-    learning_rate: float = 1e-3
-    prediction: float = 1.0
-    reconstruction: float = 10.0
+    windows: int = 96
+    frames: int = 2
+    learning_rate: float = 2e-3
+    prediction: float = 0.1
+    reconstruction: float = 50.0
     foreground_weight: float = 20.0
-    variance: float = 1.0
-    covariance: float = 0.04
+    variance: float = 0.0
+    covariance: float = 0.0
     sigreg: float = 0.0
     straightening: float = 0.0
 
@@ -70,6 +71,7 @@ def train_representation(
 ) -> None:
     """Train the encoder and the decoder in place."""
     networks = _Representation(model)
+    initialize(networks.predictor, torch.Generator().manual_seed(seed))
     device = model.device
     networks.to(device)
     networks.to(memory_format=torch.channels_last)

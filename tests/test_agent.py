@@ -1,0 +1,448 @@
+"""The agent: when it plans, what it remembers, what it hands out, and what it refuses."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import ENVS, SIZE
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import Tensor
+
+from gbp_agent import (
+    CEMConfig,
+    CEMPlanner,
+    GoalObjective,
+    GradCEMConfig,
+    GradCEMPlanner,
+    GradientConfig,
+    GradientPlanner,
+    Latent,
+    MPCConfig,
+    MPPIConfig,
+    MPPIPlanner,
+    PlannerResult,
+    WorldModelMPCAgent,
+    evaluate,
+)
+from gbp_agent.normalize import ActionNormalizer
+
+QUICK = {
+    "gradient": GradientPlanner(GradientConfig(steps=3, restarts=2)),
+    "cem": CEMPlanner(CEMConfig(samples=6, iterations=2, elites=3)),
+    "gradcem": GradCEMPlanner(GradCEMConfig(samples=4, iterations=2, elites=2)),
+    "mppi": MPPIPlanner(MPPIConfig(samples=6, iterations=2)),
+}
+A, F = 2, 2  # action numbers of every env; frameskip of the test models
+
+
+class StubPlanner:
+    """Returns model actions that tell the number of the call and the model step; keeps what it is
+    given."""
+
+    def __init__(self) -> None:
+        self.calls: list[SimpleNamespace] = []
+
+    def __call__(self, cost: Any, initial: Tensor, **given: Any) -> PlannerResult:
+        self.calls.append(SimpleNamespace(initial=initial.clone(), **given))
+        steps = torch.arange(initial.shape[1], dtype=torch.float32)
+        value = 0.01 * len(self.calls) + 0.1 * steps
+        actions = value[None, :, None].expand_as(initial).clone()
+        rows = len(initial)
+        return PlannerResult(actions, torch.zeros(rows), torch.zeros(1, rows), 1, 0)
+
+
+def observations(rows: int | None, env_id: str = "gbp/Wall-v0", seed: int = 0) -> dict[str, Any]:
+    """Random observations, all different; a single one where rows is None."""
+    random = np.random.default_rng(seed)
+    lead = () if rows is None else (rows,)
+    proprio = ENVS[env_id][0]
+    return {
+        f"{prefix}{key}": value
+        for prefix in ("", "goal_")
+        for key, value in {
+            "pixels": random.integers(0, 255, (*lead, SIZE, SIZE, 3), dtype=np.uint8),
+            "proprio": random.uniform(5, 60, (*lead, proprio)).astype(np.float32),
+        }.items()
+    }
+
+
+def sequence(rows: int | None, length: int) -> list[dict[str, Any]]:
+    return [observations(rows, seed=step) for step in range(length)]
+
+
+# Planning when due ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("execute", [1, 2, 4])
+def test_replans_only_when_due(execute: int, make_agent: Any) -> None:
+    planner = StubPlanner()
+    agent = make_agent(planner=planner, config=MPCConfig(horizon=4, execute=execute))
+    plans = []
+    for observation in sequence(None, 17):
+        agent.act(observation)
+        plans.append(agent.last_plan is not None)
+    assert plans == [step % (execute * F) == 0 for step in range(17)]
+    assert len(planner.calls) == sum(plans)
+
+
+def test_hands_out_the_plan_in_order(make_agent: Any) -> None:
+    agent = make_agent(planner=StubPlanner(), config=MPCConfig(horizon=4, execute=2))
+    actions = [float(agent.act(observation)[0]) for observation in sequence(None, 6)]
+    # Model step h of call n is 0.01 n + 0.1 h, for each of the F env steps.
+    assert actions == pytest.approx([0.01, 0.01, 0.11, 0.11, 0.02, 0.02])
+
+
+@pytest.mark.parametrize("execute", [1, 2, 4])
+def test_warm_start_is_the_rest_of_the_last_plan(execute: int, make_agent: Any) -> None:
+    planner = StubPlanner()
+    agent = make_agent(planner=planner, config=MPCConfig(horizon=4, execute=execute))
+    for observation in sequence(None, execute * F + 1):
+        agent.act(observation)
+    first, second = planner.calls
+    assert not first.initial.any()
+    assert not first.warm.any()
+    rest = [0.01 + 0.1 * h for h in range(execute, 4)] + [0.0] * execute
+    assert second.initial[0, :, 0].tolist() == pytest.approx(rest)
+    assert bool(second.warm[0]) == (execute < 4)  # nothing is left of a plan that was acted out
+
+
+def test_reset_forgets_plan_and_history(make_agent: Any) -> None:
+    planner = StubPlanner()
+    agent = make_agent(planner=planner, history=3)
+    seen = sequence(None, 6)
+    for observation in seen:
+        agent.act(observation)
+    agent.reset()
+    agent.act(seen[0])
+    assert not planner.calls[-1].initial.any()
+    assert agent.last_plan is not None
+
+
+def test_bounds_and_proposals_reach_the_planner(make_agent: Any, make_model: Any) -> None:
+    model = make_model()
+    model.action_normalizer = ActionNormalizer(torch.tensor([0.5, 0.0]), torch.tensor([0.5, 4.0]))
+    planner = StubPlanner()
+    agent = make_agent(planner=planner, model=model, config=MPCConfig(horizon=4))
+    agent.act(observations(None))
+    call = planner.calls[0]
+    # The box is ±2; 3 standard deviations bound the first action, the box the second.
+    assert call.low.tolist() == pytest.approx([-3.0, -0.5] * F)
+    assert call.high.tolist() == pytest.approx([3.0, 0.5] * F)
+    assert torch.equal(call.proposals, model.proposals[:, :4])
+
+
+def test_proposals_shorter_than_the_horizon_are_left_out(make_agent: Any) -> None:
+    planner = StubPlanner()
+    agent = make_agent(planner=planner, config=MPCConfig(horizon=7), proposal_steps=6)
+    agent.act(observations(None))
+    assert planner.calls[0].proposals.shape == (0, 7, F * A)
+
+
+# History --------------------------------------------------------------------------------------
+
+
+class Telltale:
+    """Latents are the proprioception; keeps the starts of the roll-outs."""
+
+    def __init__(self, model: Any):
+        self.__dict__.update({k: getattr(model, k) for k in ("config", "history", "device")})
+        self.model_action_dim = model.model_action_dim
+        self.action_normalizer = model.action_normalizer
+        self.proposals = model.proposals
+        self.starts: list[tuple[Latent, Tensor]] = []
+
+    def eval(self) -> Any:
+        return self
+
+    def requires_grad_(self, flag: bool) -> Any:
+        return self
+
+    def encode(self, pixels: Tensor, proprio: Tensor) -> Latent:
+        return Latent(proprio[..., None, :1], proprio)
+
+    def rollout(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Latent:
+        self.starts.append((start, past_actions))
+        horizon = model_actions.shape[1]
+        return Latent(*(part[:, -1:].repeat_interleave(horizon, 1) for part in start))
+
+
+def test_history_is_one_model_step_apart(make_model: Any) -> None:
+    model = Telltale(make_model(history=3))
+    agent = WorldModelMPCAgent(model, StubPlanner(), config=MPCConfig(horizon=2))  # type: ignore[arg-type]
+    frames, actions = [], []
+    for step in range(9):
+        observation = observations(None)
+        observation["proprio"] = np.full(2, float(step), np.float32)
+        actions.append(agent.act(observation))
+        if agent.last_plan is not None:
+            start, past = model.starts[-1]
+            frames.append(start.proprio[0, :, 0].tolist())
+            taken = past[0]
+    # The first frame is repeated until there are three of them, F = 2 env steps apart.
+    assert frames == [[0, 0, 0], [0, 0, 2], [0, 2, 4], [2, 4, 6], [4, 6, 8]]
+    # With the actions between frames 4, 6 and 8.
+    expected = np.stack(actions[4:8]).reshape(2, F * A)
+    assert np.allclose(taken.numpy(), expected, atol=1e-6)
+
+
+def test_longer_execution_still_takes_every_model_steps_frame(make_model: Any) -> None:
+    model = Telltale(make_model(history=3))
+    agent = WorldModelMPCAgent(model, StubPlanner(), config=MPCConfig(horizon=3, execute=3))  # type: ignore[arg-type]
+    actions = []
+    for step in range(7):
+        observation = observations(None)
+        observation["proprio"] = np.full(2, float(step), np.float32)
+        actions.append(agent.act(observation))
+    start, past = model.starts[-1]
+    assert start.proprio[0, :, 0].tolist() == [2, 4, 6]
+    assert np.allclose(past[0].numpy(), np.stack(actions[2:6]).reshape(2, F * A), atol=1e-6)
+
+
+def test_history_of_the_first_model_step_has_mean_actions(make_model: Any) -> None:
+    model = Telltale(make_model(history=3))
+    agent = WorldModelMPCAgent(model, StubPlanner())  # type: ignore[arg-type]
+    agent.act(observations(None))
+    assert not model.starts[-1][1].any()
+
+
+# Batches --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(QUICK))
+@pytest.mark.parametrize("history", [1, 3])
+def test_rows_of_a_batch_are_independent(name: str, history: int, make_agent: Any) -> None:
+    seen = sequence(3, 5)
+    agent = make_agent(planner=QUICK[name], history=history)
+    state, together = None, []
+    for observation in seen:
+        actions, state = agent.predict(observation, state)
+        together.append(actions)
+    for row in range(3):
+        agent.reset()
+        for observation, expected in zip(seen, together, strict=True):
+            alone = agent.act({key: value[row] for key, value in observation.items()})
+            assert np.allclose(alone, expected[row], atol=1e-4)
+
+
+def test_episode_start_resets_one_row_alone(make_agent: Any) -> None:
+    agent = make_agent(history=3)
+    seen = sequence(2, 8)
+    start = np.array([False, True])
+    state = fresh = None
+    for step, observation in enumerate(seen):
+        actions, state = agent.predict(observation, state, start if step == 3 else None)
+        if step < 3:
+            continue
+        expected, fresh = agent.predict(observation, fresh)
+        assert np.allclose(actions[1], expected[1], atol=1e-5)
+    unbroken = None
+    for observation in seen:
+        expected, unbroken = agent.predict(observation, unbroken)
+    assert np.allclose(actions[0], expected[0], atol=1e-5)
+    assert not np.allclose(actions[1], expected[1], atol=1e-5)
+
+
+def test_state_can_be_cut_to_some_rows(make_agent: Any) -> None:
+    agent = make_agent(history=3)
+    seen = sequence(3, 6)
+    whole = cut = None
+    for step, observation in enumerate(seen):
+        expected, whole = agent.predict(observation, whole)
+        if step < 3:
+            _, cut = agent.predict(observation, cut)
+            continue
+        if step == 3:
+            cut = cut.take(np.array([2, 0]))
+        actions, cut = agent.predict({k: v[[2, 0]] for k, v in observation.items()}, cut)
+        assert np.allclose(actions, expected[[2, 0]], atol=1e-5)
+
+
+def test_predict_leaves_the_old_state_alone(make_agent: Any) -> None:
+    agent = make_agent(history=3)
+    seen = sequence(2, 4)
+    state = None
+    for observation in seen[:2]:
+        _, state = agent.predict(observation, state)
+    first, _ = agent.predict(seen[2], state)
+    agent.predict(seen[3], state)
+    again, _ = agent.predict(seen[2], state)
+    assert np.array_equal(first, again)
+
+
+@pytest.mark.parametrize("env_id", sorted(ENVS))
+def test_stable_baselines_evaluates_it(env_id: str, make_agent: Any) -> None:
+    envs = DummyVecEnv(
+        [lambda: gym.make(env_id, image_size=SIZE, max_episode_steps=5) for _ in range(3)]
+    )
+    returns, lengths = evaluate_policy(
+        make_agent(env_id), envs, n_eval_episodes=6, return_episode_rewards=True, warn=False
+    )
+    assert len(returns) == 6
+    assert all(length <= 5 for length in lengths)
+
+
+# Actions, goals, randomness -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(QUICK))
+@pytest.mark.parametrize("env_id", sorted(ENVS))
+def test_actions_lie_in_the_action_space(env_id: str, name: str, make_agent: Any) -> None:
+    agent = make_agent(env_id, QUICK[name])
+    with gym.make(env_id, image_size=SIZE) as env:
+        observation, _ = env.reset(seed=0)
+        for _ in range(5):
+            action = agent.act(observation)
+            assert env.action_space.contains(action)
+            observation, *_ = env.step(action)
+
+
+def test_plan_describes_itself(make_agent: Any) -> None:
+    agent = make_agent(config=MPCConfig(horizon=4))
+    plan = agent.plan(observations(3))
+    assert plan.actions.shape == (3, 4 * F, A)
+    assert np.all(np.abs(plan.actions) <= 2)
+    assert plan.model_actions.shape == (3, 4, F * A)
+    assert plan.predicted.visual.shape == (3, 4, 1, 4)
+    assert plan.predicted.proprio.shape == (3, 4, 2)
+    cost = GoalObjective()(plan.predicted, plan.goal)
+    assert torch.allclose(cost, plan.cost, rtol=1e-4)
+    assert plan.seconds > 0
+
+
+@pytest.mark.parametrize("name", sorted(QUICK))
+def test_the_same_seed_gives_the_same_plan(name: str, make_agent: Any) -> None:
+    one, two = (make_agent(planner=QUICK[name]) for _ in range(2))
+    observation = observations(2)
+    first = one.plan(observation).actions
+    one.plan(observation, deterministic=False)
+    assert np.array_equal(first, two.plan(observation).actions)
+    assert np.array_equal(first, one.plan(observation).actions)
+
+
+def test_undeterministic_plans_differ(make_agent: Any) -> None:
+    agent = make_agent(planner=QUICK["cem"], proposals=0)
+    a, b = (agent.plan(observations(1), deterministic=False).actions for _ in range(2))
+    assert not np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", sorted(QUICK))
+def test_planning_gives_parameters_no_gradients(name: str, make_agent: Any) -> None:
+    agent = make_agent(planner=QUICK[name])
+    before = {k: v.clone() for k, v in agent.model.state_dict().items()}
+    agent.plan(observations(2))
+    assert all(p.grad is None and not p.requires_grad for p in agent.model.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in agent.model.state_dict().items())
+
+
+@pytest.mark.parametrize("rows", [None, 3])
+def test_set_goal_equals_a_goal_in_the_observation(rows: int | None, make_agent: Any) -> None:
+    agent = make_agent()
+    observation = observations(rows)
+    goal = observations(None, seed=9)
+    bare = {key: observation[key] for key in ("pixels", "proprio")}
+    agent.set_goal({key: goal[key] for key in bare})
+    given = agent.plan(bare).actions
+    agent.set_goal(None)
+    for key in bare:
+        observation[f"goal_{key}"] = np.broadcast_to(goal[key], np.shape(bare[key]))
+    assert np.array_equal(given, agent.plan(observation).actions)
+
+
+def test_set_goal_without_a_picture(make_agent: Any) -> None:
+    agent = make_agent()
+    agent.set_goal({"proprio": np.zeros(2)})
+    with pytest.raises(KeyError, match="the goal has no 'pixels', only 'proprio'"):
+        agent.act(observations(None))
+
+
+# Bad input ------------------------------------------------------------------------------------
+
+
+def _without(key: str) -> dict[str, Any]:
+    return {k: v for k, v in observations(None).items() if k != key}
+
+
+def _with(key: str, value: Any) -> dict[str, Any]:
+    return {**observations(None), key: value}
+
+
+@pytest.mark.parametrize(
+    ("observation", "error", "message"),
+    [
+        (_without("pixels"), KeyError, "observation has no 'pixels', only"),
+        (_without("proprio"), KeyError, "observation has no 'proprio', only"),
+        (_without("goal_pixels"), KeyError, r"no 'goal_pixels', .*agent.set_goal"),
+        (_without("goal_proprio"), KeyError, r"no 'goal_proprio', .*agent.set_goal"),
+        (_with("proprio", np.array([1.0, np.nan])), ValueError, "'proprio'.* must be finite"),
+        (_with("goal_proprio", np.array([1.0, np.inf])), ValueError, "must be finite"),
+        (_with("proprio", np.zeros(3)), ValueError, r"shape \(3,\), expected \(2,\)"),
+        (_with("pixels", np.zeros((8, 8, 3), np.uint8)), ValueError, "image_size=16"),
+        (_with("pixels", np.zeros((3, SIZE, SIZE), np.uint8)), ValueError, "expected"),
+        (_with("pixels", np.zeros((SIZE, SIZE, 3))), ValueError, "float64, expected uint8"),
+        (_with("proprio", np.zeros((2, 2))), ValueError, "different sizes"),
+        (np.zeros(4), ValueError, r'ndarray, expected a dict .*obs_type="pixels"'),
+    ],
+)
+def test_bad_observations(observation: Any, error: Any, message: str, make_agent: Any) -> None:
+    with pytest.raises(error, match=message) as caught:
+        make_agent().act(observation)
+    assert "\n" not in str(caught.value)
+
+
+def test_number_of_rows_changes(make_agent: Any) -> None:
+    agent = make_agent()
+    _, state = agent.predict(observations(3))
+    with pytest.raises(ValueError, match=r"3 episode\(s\), the observation of 2; call agent.reset"):
+        agent.predict(observations(2), state)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"horizon": 0}, {"execute": 0}, {"horizon": 2, "execute": 3}, {"action_limit": 0}]
+)
+def test_bad_execution(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        MPCConfig(**settings)
+
+
+def test_unknown_planner(make_agent: Any) -> None:
+    with pytest.raises(KeyError, match=r"unknown planner 'cme'.*'cem'.*'gradient'"):
+        make_agent(planner="cme")
+
+
+# A model that knows everything ----------------------------------------------------------------
+
+
+class TrueWall(Telltale):
+    """The free motion of Wall's dot, exactly: position + 2 · action."""
+
+    def rollout(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Latent:
+        moves = 2.0 * model_actions.unflatten(-1, (-1, A)).sum(-2)
+        position = start.proprio[:, -1:] + moves.cumsum(1)
+        return Latent(position[..., None, :1] * 0, position)
+
+    def encode(self, pixels: Tensor, proprio: Tensor) -> Latent:
+        return Latent(proprio[..., None, :1] * 0, proprio)
+
+
+@pytest.mark.parametrize("planner", ["gradient", "cem"])
+@pytest.mark.parametrize("execute", [1, 5])
+def test_a_perfect_model_solves_wall(planner: str, execute: int, make_model: Any) -> None:
+    # Goals of 12 steps of the random walk lie at most 2 · 1.4 · 12 px away, mostly in the same
+    # room, where the straight way is free.
+    model = TrueWall(make_model(proposals=0))
+    chosen = {
+        "gradient": GradientPlanner(GradientConfig(steps=40, learning_rate=0.2, init="zeros")),
+        "cem": CEMPlanner(CEMConfig(samples=100, iterations=8, elites=10, init="zeros")),
+    }[planner]
+    agent = WorldModelMPCAgent(model, chosen, config=MPCConfig(execute=execute))  # type: ignore[arg-type]
+    report = evaluate(
+        agent, "gbp/Wall-v0", 12, num_envs=12, progress=False, image_size=SIZE,
+        goal_mode="segment", goal_steps=12, max_episode_steps=20,
+    )  # fmt: skip
+    assert report.successes >= 8

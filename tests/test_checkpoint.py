@@ -1,0 +1,219 @@
+"""Checkpoints: what is saved comes back bit for bit, and what is broken is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_agent import QUICK, observations
+
+from gbp_agent import (
+    CompactConfig,
+    CompactWorldModel,
+    GoalObjective,
+    MPCConfig,
+    WorldModelMPCAgent,
+    load_checkpoint,
+    pretrained_names,
+    save_checkpoint,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_model: Any) -> Path:
+    """A whole checkpoint."""
+    save_checkpoint(tmp_path / "model", make_model(history=2), card="# A card\n")
+    return tmp_path / "model"
+
+
+def edit(folder: Path, change: Any) -> None:
+    """Change config.json in place."""
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def assert_refused(folder: Path, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        load_checkpoint(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("env_id", ["gbp/PushT-v0", "gbp/PointMaze-v0", "gbp/Wall-v0"])
+def test_round_trip_bit_for_bit(env_id: str, tmp_path: Path, make_model: Any) -> None:
+    model = make_model(env_id)
+    save_checkpoint(tmp_path / "m", model, planning={"mpc": {"horizon": 4}}, card="card")
+    again, planning = load_checkpoint(tmp_path / "m")
+    assert again.config == model.config
+    assert planning == {"mpc": {"horizon": 4}}
+    assert again.state_dict().keys() == model.state_dict().keys()
+    for key, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value)
+    assert not again.training
+    assert (tmp_path / "m" / "README.md").read_text() == "card"
+
+
+def test_only_json_safetensors_and_the_card(folder: Path) -> None:
+    assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]  # no temporary is left
+    weights = load_file(folder / "model.safetensors")
+    assert {"action_normalizer.mean", "proprio_normalizer.std", "proposals"} <= set(weights)
+
+
+def test_saving_again_replaces(folder: Path, make_model: Any) -> None:
+    save_checkpoint(folder, make_model(seed=5, history=1))
+    assert load_checkpoint(folder)[0].config.history == 1
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("name", sorted(QUICK))
+def test_agent_round_trip(name: str, tmp_path: Path, make_agent: Any) -> None:
+    agent = make_agent(
+        planner=QUICK[name],
+        config=MPCConfig(horizon=4, execute=2, action_limit=2.0),
+        objective=GoalObjective(proprio_weight=0.3, frames="all"),
+    )
+    agent.save_pretrained(tmp_path / "agent")
+    again = WorldModelMPCAgent.from_pretrained(tmp_path / "agent", planner=name)
+    assert again.settings() == agent.settings()
+    assert again.config == agent.config
+    assert again.objective == agent.objective
+    assert again.planner.config == agent.planner.config  # type: ignore[attr-defined]
+    observation = observations(2)
+    assert np.array_equal(again.plan(observation).actions, agent.plan(observation).actions)
+
+
+def test_arguments_override_the_checkpoint(folder: Path) -> None:
+    agent = WorldModelMPCAgent.from_pretrained(
+        folder, planner=QUICK["cem"], config=MPCConfig(horizon=2), objective=GoalObjective(0.5)
+    )
+    assert agent.planner is QUICK["cem"]
+    assert agent.config.horizon == 2
+    assert agent.objective == GoalObjective(0.5)
+
+
+def test_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def snapshot_download(repo: str, **options: Any) -> str:
+        asked.append((repo, options["revision"], sorted(options["allow_patterns"])))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    agent = WorldModelMPCAgent.from_pretrained("hf://someone/model", revision="v1.2")
+    assert agent.model.config.history == 2
+    wanted = ["README.md", "config.json", "model.safetensors"]
+    assert asked == [("someone/model", "v1.2", wanted)]
+
+
+def test_push_to_hub_uploads_a_checkpoint(make_agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Api:
+        def create_repo(self, repo: str, **options: Any) -> None:
+            assert repo == "someone/model"
+
+        def upload_folder(self, repo_id: str, folder_path: str, **options: Any) -> str:
+            assert load_checkpoint(folder_path)[0].config.env_id == "gbp/Wall-v0"
+            assert options == {"token": "t"}
+            return f"commit to {repo_id}"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert make_agent().push_to_hub("someone/model", token="t") == "commit to someone/model"
+
+
+def test_shipped_models_load() -> None:
+    for name in pretrained_names():
+        model, planning = load_checkpoint(name)
+        assert model.config.env_id.startswith("gbp/")
+        assert set(planning) <= {"mpc", "objective", "planners"}
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(KeyError, match=r"unknown model 'nothing'.* shipped models are") as caught:
+        load_checkpoint("nothing")
+    assert all(name in str(caught.value) for name in pretrained_names())
+
+
+def test_unknown_planner(folder: Path) -> None:
+    with pytest.raises(KeyError, match="unknown planner 'gradent'"):
+        WorldModelMPCAgent.from_pretrained(folder, planner="gradent")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_file(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    assert_refused(folder, FileNotFoundError, f"{name} is missing: not a gbp_agent checkpoint")
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, -1])
+def test_truncated_weights(size: int, folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:size])
+    assert_refused(folder, ValueError, "truncated or no safetensors file .*get it again")
+
+
+def test_pickle_instead_of_weights(folder: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, folder / "model.safetensors")
+    assert_refused(folder, ValueError, "no safetensors file")
+
+
+def test_weights_of_another_model(folder: Path, make_model: Any) -> None:
+    save_file(make_model(predictor_depth=2, history=2).state_dict(), folder / "model.safetensors")
+    assert_refused(folder, ValueError, "does not hold this model: .*'predictor.blocks.1")
+    save_file(make_model(latent_dim=8, history=2).state_dict(), folder / "model.safetensors")
+    assert_refused(folder, ValueError, r"has shape .* expected .* by config.json")
+
+
+def test_no_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    assert_refused(folder, ValueError, "is no JSON")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("family"), "another format, expected the keys"),
+        (lambda c: c.update(format_version=99), "format version 99"),
+        (lambda c: c.update(family="huge"), "family 'huge', expected 1 and one of"),
+        (lambda c: c["model"].update(surprise=1), r"unknown model settings \['surprise'\]"),
+        (lambda c: c["model"].pop("env_id"), "lacks a model setting"),
+        (lambda c: c["model"].update(latent_dim=0), "latent_dim must be an integer"),
+        (lambda c: c["model"].update(history="two"), "history must be an integer"),
+    ],
+)
+def test_odd_config(change: Any, message: str, folder: Path) -> None:
+    edit(folder, change)
+    assert_refused(folder, ValueError, message)
+
+
+@pytest.mark.parametrize("config", [{"architectures": ["Bert"]}, [], 3])
+def test_foreign_config(config: Any, folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(config))
+    assert_refused(folder, ValueError, "another format")
+
+
+def test_bad_planner_settings(folder: Path) -> None:
+    edit(folder, lambda c: c["planning"].update(planners={"cem": {"sampels": 3}}))
+    with pytest.raises(ValueError, match="bad settings for planner 'cem'"):
+        WorldModelMPCAgent.from_pretrained(folder, planner="cem")
+    WorldModelMPCAgent.from_pretrained(folder, planner="gradient")
+    edit(folder, lambda c: c["planning"].update(mpc={"horizont": 3}))
+    with pytest.raises(ValueError, match=r"bad planning settings: .*horizont"):
+        WorldModelMPCAgent.from_pretrained(folder, planner="gradient")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"action_low": (-1.0,)}, {"frameskip": 0}, {"image_size": 20}, {"proposals": -1}]
+)
+def test_bad_shapes(changes: dict[str, Any]) -> None:
+    fields: dict[str, Any] = {
+        "env_id": "gbp/Wall-v0", "proprio_dim": 2, "action_low": (-1.0,) * 2,
+        "action_high": (1.0,) * 2,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="must"):
+        CompactWorldModel(CompactConfig(**{**fields, **changes}))

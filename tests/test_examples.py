@@ -1,0 +1,179 @@
+"""The example scripts: each explains itself and runs in small."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from functools import partialmethod
+from pathlib import Path
+from typing import Any
+
+import imageio.v2 as imageio
+import pytest
+
+from gbp_agent import (
+    EvaluationReport,
+    MPCConfig,
+    PretrainConfig,
+    TrajectoryDataset,
+    checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from gbp_agent.diagnostics import StateProbe
+
+FOLDER = Path(__file__).parent.parent / "examples"
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs a script in an empty folder and returns what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def script(name: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        capsys.readouterr()
+        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    return script
+
+
+@pytest.fixture
+def wall(make_model: Any, tmp_path: Path) -> Path:
+    """A random model of Wall, for frames of the default size, with quick planners."""
+    planners: dict[str, dict[str, Any]] = {
+        "gradient": {"steps": 1},
+        "cem": {"samples": 4, "iterations": 1, "elites": 2},
+        "gradcem": {"samples": 4, "iterations": 1, "elites": 2},
+        "mppi": {"samples": 4, "iterations": 1},
+    }
+    folder = tmp_path / "models" / "wall"
+    save_checkpoint(folder, make_model(image_size=64), planning={"planners": planners})
+    return folder
+
+
+def test_the_scripts_are_these() -> None:
+    expected = {"benchmark", "collect", "evaluate", "pretrain", "quickstart", "record_video"}
+    assert expected <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    script = runpy.run_path(str(FOLDER / f"{name}.py"))
+    for field in script["Args"].__dataclass_fields__:
+        assert f"--{field.replace('_', '-')}" in shown
+
+
+def test_collect(run: Any) -> None:
+    printed = run(
+        "collect", "--env-id", "gbp/Wall-v0", "--episodes", 2, "--steps", 3,
+        "--image-size", 16, "--workers", 1,
+    )  # fmt: skip
+    assert "2 episodes, 8 frames in data/wall" in printed
+    assert len(TrajectoryDataset("data/wall")) == 2
+
+
+def test_tasks_are_settings_of_pretraining(tmp_path: Path) -> None:
+    tasks = runpy.run_path(str(FOLDER / "pretrain.py"))["TASKS"]
+    assert set(tasks) == {"pusht", "point_maze", "wall"}
+    for task in tasks.values():
+        settings = {key: value for key, value in task.items() if key != "data"}
+        config = PretrainConfig(data=tmp_path, out=tmp_path, **settings)
+        MPCConfig(**config.planning.get("mpc", {}))
+
+
+def test_pretrain(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = (
+        "--task", "wall", "--episodes", 4, "--representation-steps", 1, "--dynamics-steps", 1,
+        "--workers", 1, "--device", "cpu", "--precision", "fp32",
+    )  # fmt: skip
+    monkeypatch.setattr(StateProbe, "fit", partialmethod(StateProbe.fit, steps=20))
+    assert "model in runs/wall/checkpoint" in run("pretrain", *small)
+    assert load_checkpoint("runs/wall/checkpoint")[0].config.env_id == "gbp/Wall-v0"
+
+
+@pytest.mark.parametrize("open_loop", [False, True])
+def test_evaluate(open_loop: bool, run: Any, wall: Path) -> None:
+    arguments = ["--agent", wall, "--planner", "cem", "--episodes", 2]
+    printed = run("evaluate", *arguments, *(["--open-loop"] if open_loop else []))
+    name = f"wall-cem-{'open-loop' if open_loop else 'mpc'}"
+    report = EvaluationReport.from_json(f"results/{name}.json")
+    assert report.markdown_row() in printed
+    assert Path(f"results/{name}.csv").is_file()
+    assert report.env_id == "gbp/Wall-v0"
+    if open_loop:
+        assert max(e.steps for e in report.episodes) <= 10  # H · F
+        assert report.planning.decisions == 2
+
+
+def test_evaluate_random(run: Any) -> None:
+    printed = run("evaluate", "--agent", "random", "--env-id", "gbp/PointMaze-v0", "--episodes", 2)
+    assert "| gbp/PointMaze-v0 | random | 2 |" in printed
+
+
+def test_random_needs_an_env(run: Any) -> None:
+    with pytest.raises(SystemExit, match="give --env-id"):
+        run("evaluate", "--agent", "random")
+    with pytest.raises(SystemExit, match="give --env-id"):
+        run("record_video", "--agent", "random")
+
+
+def test_table_goes_on_where_it_stopped(
+    run: Any, wall: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(checkpoint, "find_checkpoint", lambda name, revision=None: wall)
+    script = runpy.run_path(str(FOLDER / "evaluate.py"))
+    monkeypatch.setitem(script["table"].__globals__, "TASKS", {"wall": "gbp/Wall-v0"})
+    args = script["Args"](table=True, episodes=2, out=tmp_path / "results")
+    reports = script["table"](args)
+    names = {path.stem for path in (tmp_path / "results").glob("*.json")}
+    assert names == {
+        "wall-gradient", "wall-cem", "wall-gradient-open-loop", "wall-cem-open-loop", "wall-random",
+    }  # fmt: skip
+    assert [r.agent for r in reports] == [
+        "gradient MPC", "cem MPC", "gradient open loop", "cem open loop", "random",
+    ]  # fmt: skip
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "results").glob("*.json")}
+    (tmp_path / "results" / "wall-cem.json").unlink()
+    script["table"](args)
+    for path, written in kept.items():
+        assert (path.stat().st_mtime_ns == written) == (path.name != "wall-cem.json")
+
+
+def test_quickstart(run: Any, wall: Path) -> None:
+    printed = run("quickstart", "--agent", wall, "--episodes", 1)
+    assert "success    " in printed
+    assert "ms per decision" in printed
+    with imageio.get_reader("videos/quickstart.mp4") as reader:
+        assert reader.get_data(0).shape == (416, 736, 3)
+
+
+def test_record_video(run: Any) -> None:
+    printed = run(
+        "record_video", "--agent", "random", "--env-id", "gbp/Wall-v0", "--episodes", 1,
+        "--out", "v.mp4",
+    )  # fmt: skip
+    assert "of 1 reached the goal; video in v.mp4" in printed
+    assert Path("v.mp4").stat().st_size > 0
+
+
+def test_benchmark(run: Any, wall: Path) -> None:
+    printed = run(
+        "benchmark", "--agent", wall, "--batches", 1, 2, "--repeats", 1, "--env-seconds", 0.01,
+        "--json", "b.json",
+    )  # fmt: skip
+    figures = json.loads(Path("b.json").read_text())
+    assert set(figures["environments"]) == {"gbp/PushT-v0", "gbp/PointMaze-v0", "gbp/Wall-v0"}
+    assert figures["planners"]["gradient, 1"]["ratio"] == 1.0
+    assert figures["planners"]["mppi, 2"]["ms_per_decision"] > 0
+    assert printed.count("| gradcem |") == 2
