@@ -33,8 +33,8 @@ TASKS: dict[str, dict[str, Any]] = {
     "point_maze": {
         "data": {"env_id": "gbp/PointMaze-v0", "episodes": 3000, "steps": 100},
         "model": {"latent_dim": 16, "predictor_width": 256},
-        "representation": RepresentationConfig(steps=1500),
-        "dynamics": DynamicsConfig(steps=10_000),
+        "representation": RepresentationConfig(steps=1000),
+        "dynamics": DynamicsConfig(steps=8000),
         "planning": {
             "objective": {"frames": "all", "base": 2.0, "proprio_weight": [1.0, 1.0, 0.0, 0.0]},
             "planners": {"gradient": {"steps": 50, "restarts": 4}},
@@ -43,8 +43,8 @@ TASKS: dict[str, dict[str, Any]] = {
     "wall": {
         "data": {"env_id": "gbp/Wall-v0", "episodes": 2000, "steps": 100},
         "model": {"latent_dim": 16, "predictor_width": 256},
-        "representation": RepresentationConfig(steps=1000),
-        "dynamics": DynamicsConfig(steps=6000),
+        "representation": RepresentationConfig(steps=800),
+        "dynamics": DynamicsConfig(steps=5000),
         "planning": {
             "objective": {"frames": "all", "base": 2.0},
             "planners": {"gradient": {"steps": 50, "restarts": 4}},

@@ -69,12 +69,10 @@ def evaluate(
     seeds = range(EVALUATION_SEEDS_BEGIN + seed, EVALUATION_SEEDS_BEGIN + seed + episodes)
     meter = _Meter(agent)
     with ExitStack() as stack:
-        bar = stack.enter_context(
-            tqdm(total=episodes, desc=env_id, unit="episode", disable=not progress)
-        )
-        rows = []
-        for _ in range(min(num_envs, episodes)):
-            rows.append(_Row(stack.enter_context(gym.make(env_id, **env_kwargs))))
+        bar = tqdm(total=episodes, desc=env_id, unit="episode", disable=not progress)
+        stack.enter_context(bar)
+        envs = [gym.make(env_id, **env_kwargs) for _ in range(min(num_envs, episodes))]
+        rows = [_Row(stack.enter_context(env)) for env in envs]
         played = _play(meter, rows, iter(seeds), bar)
     seconds = time.perf_counter() - begun
     if video is not None:
@@ -92,13 +90,7 @@ def evaluate(
         seconds=seconds,
         settings=settings() if callable(settings) else {},
         machine=machine(),
-        versions={
-            "gbp_agent": __version__,
-            "gymnasium": gym.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-        },
+        versions=_versions(),
     )
 
 
@@ -226,3 +218,13 @@ def _check(agent: Agent, env_id: str, episodes: int, seed: int, num_envs: int) -
             f"the agent's model was trained for {trained_for}, got env {env_id}; "
             "evaluate it there, or load a model of this env"
         )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "gbp_agent": __version__,
+        "gymnasium": gym.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
