@@ -162,6 +162,11 @@ class WallEnv(GoalReachingEnv):
         return _draw_room(size, self.wall_x, self.door_y).astype(np.uint8)
 
 
+# Chance per step of turning away from a wall: low enough that walls are pushed against at length,
+# so that data show them from every side.
+TURN_AT_WALL = 0.2
+
+
 class _Behavior:
     """A random walk that goes through the door often: stretches of wandering, and of heading for
     the door and through it, by turns of chance."""
@@ -186,7 +191,7 @@ class _Behavior:
         self._steps -= 1
         if self._to_door:
             self._head_for_door(position, wall_x, door_y)
-        elif position == self._last:
+        elif position == self._last and rng.random() < TURN_AT_WALL:
             self._heading = float(rng.uniform(-math.pi, math.pi))
         self._last = position
         self._heading += float(rng.normal(0.0, 0.2))

@@ -22,9 +22,9 @@ from gbp_agent.report import machine
 # What each environment is meant to reach on one core: steps per second with obs_type="state", and
 # milliseconds per 64 px frame.
 TARGETS = {
-    "gbp/PushT-v0": {"steps": 1000, "frame_ms": 1.0},
-    "gbp/PointMaze-v0": {"steps": 5000, "frame_ms": 1.0},
-    "gbp/Wall-v0": {"steps": 5000, "frame_ms": 1.0},
+    "gbp/PushT-v0": {"steps": 8000, "frame_ms": 0.4},
+    "gbp/PointMaze-v0": {"steps": 8000, "frame_ms": 0.4},
+    "gbp/Wall-v0": {"steps": 8000, "frame_ms": 0.4},
 }
 
 

@@ -22,11 +22,12 @@ from gbp_agent import DynamicsConfig, PretrainConfig, RepresentationConfig, coll
 TASKS: dict[str, dict[str, Any]] = {
     "pusht": {
         "data": {"env_id": "gbp/PushT-v0", "episodes": 4000, "steps": 100},
-        "model": {"decoder_proprio": True},
+        "model": {"decoder_proprio": True, "proposals": 2048},
         "representation": RepresentationConfig(steps=4000),
         "dynamics": DynamicsConfig(steps=20_000),
         "planning": {
-            "objective": {"frames": "all", "base": 2.0, "proprio_weight": [3.0, 3.0, 0.1, 0.1]},
+            "mpc": {"precision": "auto"},
+            "objective": {"frames": "all", "base": 4.0, "proprio_weight": [1.0, 1.0, 0.0, 0.0]},
             "planners": {"gradient": {"steps": 50, "restarts": 4}},
         },
     },
@@ -36,7 +37,8 @@ TASKS: dict[str, dict[str, Any]] = {
         "representation": RepresentationConfig(steps=1000),
         "dynamics": DynamicsConfig(steps=8000),
         "planning": {
-            "objective": {"frames": "all", "base": 2.0, "proprio_weight": [1.0, 1.0, 0.0, 0.0]},
+            "mpc": {"precision": "auto"},
+            "objective": {"frames": "all", "base": 8.0, "proprio_weight": [1.0, 1.0, 0.0, 0.0]},
             "planners": {"gradient": {"steps": 50, "restarts": 4}},
         },
     },
@@ -46,6 +48,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "representation": RepresentationConfig(steps=800),
         "dynamics": DynamicsConfig(steps=5000),
         "planning": {
+            "mpc": {"precision": "auto"},
             "objective": {"frames": "all", "base": 2.0},
             "planners": {"gradient": {"steps": 50, "restarts": 4}},
         },

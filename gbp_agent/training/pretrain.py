@@ -13,7 +13,7 @@ import logging
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from ..data.latents import LatentDataset
 from ..diagnostics import judge
 from ..networks import initialize
 from ..normalize import ActionNormalizer, Standardizer
+from ..precision import Precision, uses_bfloat16
 from ..report import machine
 from ..world_model import CompactConfig, CompactWorldModel
 from .cards import model_card
@@ -60,7 +61,7 @@ class PretrainConfig:
     held_out: float = 0.05
     seed: int = 0
     device: str = "cpu"
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Precision = "auto"
     progress: bool = True
 
 
@@ -87,7 +88,9 @@ def pretrain(config: PretrainConfig) -> CompactWorldModel:
     metrics["minutes"] = round((time.monotonic() - begun) / 60, 1)
     _report(config.out, metrics)
     card = model_card(model.config, dataset, _as_json(config), metrics, machine())
-    save_checkpoint(config.out / "checkpoint", model, planning=config.planning, card=card)
+    save_checkpoint(
+        config.out / "checkpoint", model, planning=config.planning, card=card, half=True
+    )
     return model.eval().requires_grad_(False)
 
 
@@ -138,18 +141,6 @@ def draw_proposals(
 def dataset_sample(episodes: np.ndarray, count: int) -> np.ndarray:
     """At most `count` episodes, evenly chosen."""
     return episodes[:: max(1, len(episodes) // count)]
-
-
-def uses_bfloat16(precision: str, device: str) -> bool:
-    """Whether to compute in bfloat16, see PretrainConfig.precision."""
-    if precision not in ("auto", "bf16", "fp32"):
-        raise ValueError(f"unknown precision {precision!r}; known: 'auto', 'bf16', 'fp32'")
-    if precision != "auto":
-        return precision == "bf16"
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported()
-    check = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return bool(check())
 
 
 def _build(
