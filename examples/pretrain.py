@@ -48,8 +48,8 @@ TASKS: dict[str, dict[str, Any]] = {
         "representation": RepresentationConfig(steps=800),
         "dynamics": DynamicsConfig(steps=5000),
         "planning": {
-            "mpc": {"precision": "auto"},
-            "objective": {"frames": "all", "base": 2.0},
+            "mpc": {"precision": "auto", "action_limit": 2.0},
+            "objective": {"frames": "all", "base": 8.0},
             "planners": {"gradient": {"steps": 50, "restarts": 4}},
         },
     },
