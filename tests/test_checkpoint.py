@@ -59,6 +59,22 @@ def test_round_trip_bit_for_bit(env_id: str, tmp_path: Path, make_model: Any) ->
     assert (tmp_path / "m" / "README.md").read_text() == "card"
 
 
+def test_half_precision_keeps_statistics_and_rounds_weights(
+    tmp_path: Path, make_model: Any
+) -> None:
+    model = make_model()
+    save_checkpoint(tmp_path / "full", model)
+    save_checkpoint(tmp_path / "half", model, half=True)
+    loaded, _ = load_checkpoint(tmp_path / "half")
+    for key, value in model.state_dict().items():
+        found = loaded.state_dict()[key]
+        assert found.dtype == torch.float32
+        expected = value if "normalizer" in key else value.half().float()
+        assert torch.equal(found, expected)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half")]
+    assert sizes[1] < 0.7 * sizes[0]
+
+
 def test_only_json_safetensors_and_the_card(folder: Path) -> None:
     assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     assert [p.name for p in folder.parent.iterdir()] == ["model"]  # no temporary is left

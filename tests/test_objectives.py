@@ -111,3 +111,14 @@ def test_a_prediction_without_a_horizon_is_refused() -> None:
     predicted = Latent(torch.zeros(N, P, D), torch.zeros(N, E))
     with pytest.raises(ValueError, match="rollout"):
         GoalObjective()(predicted, Latent(torch.zeros(N, P, D), torch.zeros(N, E)))
+
+
+def test_weights_per_proprioceptive_number():
+    predicted = Latent(torch.zeros(1, 2, 1, 1), torch.tensor([[[0.0, 0.0], [3.0, 5.0]]]))
+    goal = Latent(torch.zeros(1, 1, 1), torch.zeros(1, 2))
+    objective = GoalObjective(proprio_weight=(2.0, 0.0))
+    assert objective(predicted, goal).item() == pytest.approx(2.0 * 9.0 / 2)
+    with pytest.raises(ValueError, match="proprio_weight has 3 numbers, expected 2"):
+        GoalObjective(proprio_weight=(1.0, 1.0, 1.0))(predicted, goal)
+    with pytest.raises(ValueError, match="finite numbers"):
+        GoalObjective(proprio_weight=(1.0, -1.0))
