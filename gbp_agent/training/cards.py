@@ -21,6 +21,7 @@ beside the z-scored proprioception ({proprio_dim} numbers), and a residual MLP t
 
 ```python
 from gbp_agent import WorldModelMPCAgent
+
 agent = WorldModelMPCAgent.from_pretrained("PATH OR NAME")
 ```
 
