@@ -10,8 +10,8 @@ Precision = Literal["auto", "bf16", "fp32"]
 
 
 def uses_bfloat16(precision: Precision, device: torch.device | str) -> bool:
-    """Whether to compute in bfloat16, "auto" decides by the device: yes where it has matrix
-    instructions for bfloat16. Raises ValueError for an unknown precision."""
+    """Whether to compute in bfloat16; "auto" says yes where the device has matrix instructions
+    for it. Raises ValueError for an unknown precision."""
     if precision not in ("auto", "bf16", "fp32"):
         raise ValueError(f"unknown precision {precision!r}; known: 'auto', 'bf16', 'fp32'")
     if precision != "auto":

@@ -162,9 +162,6 @@ def _write_metadata(
     folder: Path, metadata: dict[str, Any], spec: gym.envs.registration.EnvSpec
 ) -> None:
     """Write metadata.json, or check that the one that is there says the same."""
-    import gymnasium
-    import numpy
-
     if (folder / "metadata.json").exists():
         present = read_metadata(folder)
         for key, value in metadata.items():
@@ -185,7 +182,7 @@ def _write_metadata(
             "state_names": list(getattr(simulator, "state_names", ())),
             "state_periods": dict(getattr(simulator, "state_periods", {})),
         }
-    about["versions"] = {"gymnasium": gymnasium.__version__, "numpy": numpy.__version__}
+    about["versions"] = {"gymnasium": gym.__version__, "numpy": np.__version__}
     temporary = folder / "metadata.json.tmp"
     temporary.write_text(json.dumps(metadata | about, indent=2) + "\n")
     temporary.rename(folder / "metadata.json")
