@@ -164,7 +164,7 @@ class WallEnv(GoalReachingEnv):
 
 # Chance per step of turning away from a wall: low enough that walls are pushed against at length,
 # so that data show them from every side.
-TURN_AT_WALL = 0.2
+TURN_AT_WALL = 0.05
 
 
 class _Behavior:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from .observations import ObservationKeys, check_observation
 from .planners import PLANNERS, make_planner
 from .planners.settings import planner_from_settings, settings_of
 from .precision import Precision, uses_bfloat16
-from .types import Latent, Objective, Observation, Plan, Planner
+from .state import AgentState
+from .types import CostFunction, Latent, Objective, Observation, Plan, Planner
 from .world_model import CompactWorldModel
 
 
@@ -54,34 +55,6 @@ class MPCConfig:
             )
         if not self.action_limit > 0:
             raise ValueError(f"action_limit must be above 0, got {self.action_limit}")
-
-
-@dataclass(frozen=True)
-class AgentState:
-    """What the agent remembers of B episodes, from one `predict` to the next.
-
-    history: Latent (B, T), the frames that the model starts from, one model step apart.
-    past_actions: (B, T-1, M), the model actions between them.
-    queue: (B, execute·F, A) env actions; position: (B,), the next one to hand out.
-    plan: (B, H, M), the last plan, shifted by what has been handed out.
-    """
-
-    history: Latent
-    past_actions: Tensor
-    queue: np.ndarray
-    position: np.ndarray
-    plan: Tensor
-
-    def take(self, rows: np.ndarray) -> AgentState:
-        """The state of these rows alone, for when some of the envs are done with."""
-        index = torch.from_numpy(np.asarray(rows, np.int64)).to(self.plan.device)
-        return AgentState(
-            history=Latent(*(part[index] for part in self.history)),
-            past_actions=self.past_actions[index],
-            queue=self.queue[rows],
-            position=self.position[rows],
-            plan=self.plan[index],
-        )
 
 
 class WorldModelMPCAgent:
@@ -236,9 +209,7 @@ class WorldModelMPCAgent:
         fresh = np.ones(rows, bool) if state is None else np.zeros(rows, bool)
         if episode_start is not None:
             fresh = fresh | np.asarray(episode_start, bool).reshape(rows)
-        state = self._advance(state, batch, fresh, deterministic)
-        action = state.queue[np.arange(rows), state.position]
-        state = replace(state, position=state.position + 1)
+        action, state = self._advance(state, batch, fresh, deterministic).hand_out()
         return (action[0] if single else action), state
 
     def plan(
@@ -250,11 +221,11 @@ class WorldModelMPCAgent:
         """
         batch, _ = self._batched(observation)
         rows = np.arange(len(batch[self.keys.proprio]))
-        if state is None:
-            state = self._empty_state(batch)
-        else:
-            state = replace(state, history=_copy(state.history))
         begun = time.perf_counter()
+        if state is None:
+            state = self._empty_state(
+                self._encode(batch, self.keys.pixels, self.keys.proprio, rows)
+            )
         return self._plan(batch, state, rows, begun, deterministic)
 
     # Details ----------------------------------------------------------------------------------
@@ -265,19 +236,15 @@ class WorldModelMPCAgent:
             observation = dict(observation) | self.keys.as_goal(self._goal, observation)
         return check_observation(observation, self.keys, self.model.config)
 
-    def _empty_state(self, batch: dict[str, np.ndarray]) -> AgentState:
-        rows = len(batch[self.keys.proprio])
-        shape, device = self.model.config, self.device
-        latent = self._encode(batch, self.keys.pixels, self.keys.proprio, np.arange(rows))
-        history = Latent(*(part[:, None].repeat_interleave(shape.history, 1) for part in latent))
-        width = self.model.model_action_dim
-        pending = self.config.execute * shape.frameskip
-        return AgentState(
-            history=history,
-            past_actions=torch.zeros(rows, shape.history - 1, width, device=device),
-            queue=np.zeros((rows, pending, shape.action_dim), np.float32),
-            position=np.full(rows, pending),
-            plan=torch.zeros(rows, self.config.horizon, width, device=device),
+    def _empty_state(self, latent: Latent) -> AgentState:
+        shape = self.model.config
+        return AgentState.empty(
+            latent,
+            history=shape.history,
+            horizon=self.config.horizon,
+            pending=self.config.execute * shape.frameskip,
+            action_dim=shape.action_dim,
+            width=self.model.model_action_dim,
         )
 
     def _advance(
@@ -289,20 +256,19 @@ class WorldModelMPCAgent:
     ) -> AgentState:
         """The state with a non-empty queue in every row."""
         begun = time.perf_counter()
-        frameskip, pending = self.model.config.frameskip, self.config.execute
-        state = self._observe(state, batch, fresh) if state else self._empty_state(batch)
-        due = np.flatnonzero(state.position >= pending * frameskip)
+        if state is None:
+            rows = np.arange(len(fresh))
+            state = self._empty_state(
+                self._encode(batch, self.keys.pixels, self.keys.proprio, rows)
+            )
+        else:
+            state = self._observe(state, batch, fresh)
+        due = state.due()
         self.last_plan = None
         if len(due) == 0:
             return state
-        plan = self.last_plan = self._plan(batch, state, due, begun, deterministic)
-        queue, position, rest = state.queue.copy(), state.position.copy(), state.plan.clone()
-        queue[due] = plan.actions[:, : pending * frameskip]
-        position[due] = 0
-        shifted = torch.zeros_like(plan.model_actions)
-        shifted[:, : shifted.shape[1] - pending] = plan.model_actions[:, pending:]
-        rest[torch.from_numpy(due).to(self.device)] = shifted
-        return replace(state, queue=queue, position=position, plan=rest)
+        self.last_plan = self._plan(batch, state, due, begun, deterministic)
+        return state.follow(due, self.last_plan, self.config.execute)
 
     def _observe(
         self, state: AgentState, batch: dict[str, np.ndarray], fresh: np.ndarray
@@ -311,28 +277,16 @@ class WorldModelMPCAgent:
         frameskip = self.model.config.frameskip
         ended = np.flatnonzero((state.position % frameskip == 0) & ~fresh)
         begun = np.flatnonzero(fresh)
-        if len(ended) == 0 and len(begun) == 0:
-            return state
-        history, past = _copy(state.history), state.past_actions.clone()
-        plan, position = state.plan.clone(), state.position.copy()
         rows = np.concatenate([ended, begun])
+        if len(rows) == 0:
+            return state
         latent = self._encode(batch, self.keys.pixels, self.keys.proprio, rows)
-        for old, new in zip(history, latent, strict=True):
-            old[ended, :-1] = old[ended, 1:]
-            old[ended, -1] = new[: len(ended)]
-            old[begun] = new[len(ended) :, None]
-        if past.shape[1] and len(ended):
-            taken = np.stack([state.queue[r, : state.position[r]][-frameskip:] for r in ended])
-            past[ended, :-1] = past[ended, 1:]
-            past[ended, -1] = self._to_model(taken)[:, 0]
-        past[begun] = 0.0
-        plan[begun] = 0.0
-        position[begun] = state.queue.shape[1]
-        return replace(state, history=history, past_actions=past, plan=plan, position=position)
-
-    def _to_model(self, actions: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(actions).to(self.device)
-        return self.model.action_normalizer.to_model(tensor, self.model.config.frameskip)
+        if len(ended):
+            first = Latent(*(part[: len(ended)] for part in latent))
+            state = state.observe(ended, first, self.model.action_normalizer, frameskip)
+        if len(begun):
+            state = state.restart(begun, Latent(*(part[len(ended) :] for part in latent)))
+        return state
 
     def _encode(
         self, batch: dict[str, np.ndarray], pixels: str, proprio: str, rows: np.ndarray
@@ -358,21 +312,11 @@ class WorldModelMPCAgent:
         start = Latent(*(part[rows] for part in state.history))
         past, initial = state.past_actions[rows], state.plan[rows]
 
-        def cost(model_actions: Tensor) -> Tensor:
-            samples = model_actions.shape[1]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-                predicted = model.rollout(
-                    _repeat(start, samples),
-                    past.repeat_interleave(samples, 0),
-                    model_actions.flatten(0, 1),
-                )
-            return self.objective(predicted, _repeat(goal, samples)).unflatten(0, (-1, samples))
-
         generator = self._noise
         if deterministic:
             generator = torch.Generator(self.device).manual_seed(self.seed)
         result = self.planner(
-            cost,
+            self._cost(start, past, goal),
             initial,
             warm=initial.flatten(1).any(1),
             proposals=self._proposals,
@@ -396,13 +340,24 @@ class WorldModelMPCAgent:
             seconds=time.perf_counter() - begun,
         )
 
+    def _cost(self, start: Latent, past: Tensor, goal: Latent) -> CostFunction:
+        """The planner's view of B problems: what candidate plans (B, S, H, M) cost, (B, S)."""
+
+        def cost(model_actions: Tensor) -> Tensor:
+            samples = model_actions.shape[1]
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+                predicted = self.model.rollout(
+                    _repeat(start, samples),
+                    past.repeat_interleave(samples, 0),
+                    model_actions.flatten(0, 1),
+                )
+            return self.objective(predicted, _repeat(goal, samples)).unflatten(0, (-1, samples))
+
+        return cost
+
 
 def _repeat(latent: Latent, samples: int) -> Latent:
     """Each row `samples` times in a row."""
     if samples == 1:
         return latent
     return Latent(*(part.repeat_interleave(samples, 0) for part in latent))
-
-
-def _copy(latent: Latent) -> Latent:
-    return Latent(*(part.clone() for part in latent))

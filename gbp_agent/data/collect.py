@@ -63,16 +63,7 @@ def collect(
     Raises:
         ValueError: bad counts or seeds, or the folder holds a collection with other settings.
     """
-    if episodes < 1 or steps < 1 or episodes_per_part < 1:
-        raise ValueError(
-            "episodes, steps and episodes_per_part must be at least 1, "
-            f"got {episodes}, {steps}, {episodes_per_part}"
-        )
-    if seed < 0 or seed + episodes > EVALUATION_SEEDS_BEGIN:
-        raise ValueError(
-            f"seeds {seed} to {seed + episodes} must lie in 0…{EVALUATION_SEEDS_BEGIN}; "
-            "those above are kept for evaluation"
-        )
+    _check(episodes, seed, steps, episodes_per_part)
     folder = Path(folder)
     spec = gym.spec(env_id)
     metadata: dict[str, Any] = {
@@ -86,13 +77,7 @@ def collect(
         "episodes_per_part": episodes_per_part,
     }
     _write_metadata(folder, metadata, spec)
-    tasks = []
-    for number in range(metadata["parts"]):
-        path = folder / part_name(number)
-        first = number * episodes_per_part
-        seeds = range(seed + first, seed + min(first + episodes_per_part, episodes))
-        if not path.exists():
-            tasks.append(_Part(spec, env_kwargs, seeds, steps, path))
+    tasks = [part for part in _parts(folder, metadata, spec) if not part.folder.exists()]
     missing = sum(len(task.seeds) for task in tasks)
     with tqdm(
         total=episodes,
@@ -104,6 +89,31 @@ def collect(
         for count in _run(tasks, workers or os.cpu_count() or 1):
             bar.update(count)
     return TrajectoryDataset(folder)
+
+
+def _check(episodes: int, seed: int, steps: int, episodes_per_part: int) -> None:
+    if episodes < 1 or steps < 1 or episodes_per_part < 1:
+        raise ValueError(
+            "episodes, steps and episodes_per_part must be at least 1, "
+            f"got {episodes}, {steps}, {episodes_per_part}"
+        )
+    if seed < 0 or seed + episodes > EVALUATION_SEEDS_BEGIN:
+        raise ValueError(
+            f"seeds {seed} to {seed + episodes} must lie in 0…{EVALUATION_SEEDS_BEGIN}; "
+            "those above are kept for evaluation"
+        )
+
+
+def _parts(
+    folder: Path, metadata: dict[str, Any], spec: gym.envs.registration.EnvSpec
+) -> Iterator[_Part]:
+    """All parts of the collection that `metadata` describes."""
+    seeds = range(metadata["seed"], metadata["seed"] + metadata["episodes"])
+    size = metadata["episodes_per_part"]
+    for number in range(metadata["parts"]):
+        part = seeds[number * size : (number + 1) * size]
+        path = folder / part_name(number)
+        yield _Part(spec, metadata["env_kwargs"], part, metadata["steps"], path)
 
 
 def _run(tasks: list[_Part], workers: int) -> Iterator[int]:
