@@ -24,7 +24,16 @@ from .planners import (
     MPPIPlanner,
 )
 from .report import EvaluationReport, mcnemar, wilson_interval
-from .training import DynamicsConfig, PretrainConfig, RepresentationConfig, pretrain
+from .training import (
+    AdversarialConfig,
+    DynamicsConfig,
+    FinetuneConfig,
+    OnlineConfig,
+    PretrainConfig,
+    RepresentationConfig,
+    finetune,
+    pretrain,
+)
 from .types import Latent, Objective, Plan, Planner, PlannerResult, WorldModel
 from .video import record_episode, record_episodes
 from .world_model import CompactConfig, CompactWorldModel
@@ -32,12 +41,14 @@ from .world_model import CompactConfig, CompactWorldModel
 __all__ = [
     "EVALUATION_SEEDS_BEGIN",
     "PLANNERS",
+    "AdversarialConfig",
     "CEMConfig",
     "CEMPlanner",
     "CompactConfig",
     "CompactWorldModel",
     "DynamicsConfig",
     "EvaluationReport",
+    "FinetuneConfig",
     "GoalObjective",
     "GradCEMConfig",
     "GradCEMPlanner",
@@ -49,6 +60,7 @@ __all__ = [
     "MPPIPlanner",
     "Objective",
     "ObservationKeys",
+    "OnlineConfig",
     "Plan",
     "Planner",
     "PlannerResult",
@@ -61,6 +73,7 @@ __all__ = [
     "__version__",
     "collect",
     "evaluate",
+    "finetune",
     "load_checkpoint",
     "mcnemar",
     "pretrain",

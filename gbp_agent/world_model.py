@@ -143,8 +143,17 @@ class CompactWorldModel(nn.Module):
         for step in range(model_actions.shape[1]):
             seen = torch.stack(latents[step : step + history], 1)
             taken = torch.stack(actions[step : step + history], 1)
-            latents.append(self.predictor(seen, taken))
+            latents.append(self.predictor(seen, self.predictor.embed(taken)))
         return split(torch.stack(latents[history:], 1), self.config.latent_dim)
+
+    def embed_actions(self, model_actions: Tensor) -> Tensor:
+        """What the predictor makes of the model actions (N, T, M) before they meet the latents."""
+        embedded: Tensor = self.predictor.embed(model_actions)
+        return embedded
+
+    def predict(self, start: Latent, embedded_actions: Tensor) -> Latent:
+        """The next frame, Latent (N,), from Latent (N, T) and embedded actions."""
+        return split(self.predictor(join(start), embedded_actions), self.config.latent_dim)
 
     def decode(self, latent: Latent) -> Tensor:
         """Latent (...) → pixels (..., S, S, 3) uint8, what the model imagines."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class MLPPredictor(nn.Module):
@@ -32,9 +32,17 @@ class MLPPredictor(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, latents: Tensor, model_actions: Tensor) -> Tensor:
-        """Latents (N, T, L), model actions (N, T, M), oldest first → the next latent (N, L)."""
-        hidden = self.input(torch.cat([latents.flatten(1), model_actions.flatten(1)], dim=-1))
+    def embed(self, model_actions: Tensor) -> Tensor:
+        """Model actions (N, T, M), oldest first → what they add to the first hidden units,
+        (N, width)."""
+        flat = model_actions.flatten(1)
+        return F.linear(flat, self.input.weight[:, -flat.shape[1] :])
+
+    def forward(self, latents: Tensor, embedded_actions: Tensor) -> Tensor:
+        """Latents (N, T, L), oldest first, embedded actions (N, width) → the next latent (N, L)."""
+        flat = latents.flatten(1)
+        weight = self.input.weight[:, : flat.shape[1]]
+        hidden = F.linear(flat, weight, self.input.bias) + embedded_actions
         for block in self.blocks:
             hidden = hidden + block(hidden)
         return latents[:, -1] + self.output(hidden)

@@ -1,7 +1,19 @@
 """Training methods, each one function of one config."""
 
+from .adversarial import AdversarialConfig
 from .dynamics import DynamicsConfig
+from .finetune import FinetuneConfig, finetune
+from .online import OnlineConfig
 from .pretrain import PretrainConfig, pretrain
 from .representation import RepresentationConfig
 
-__all__ = ["DynamicsConfig", "PretrainConfig", "RepresentationConfig", "pretrain"]
+__all__ = [
+    "AdversarialConfig",
+    "DynamicsConfig",
+    "FinetuneConfig",
+    "OnlineConfig",
+    "PretrainConfig",
+    "RepresentationConfig",
+    "finetune",
+    "pretrain",
+]

@@ -72,3 +72,65 @@ def model_card(
         ratio=", ".join(f"{v:.3f}" for v in metrics["prediction"]["ratio"]),
         rank=metrics["effective_rank"],
     )
+
+
+_FINETUNED = """---
+library_name: gbp_agent
+license: mit
+tags: [world-model, model-predictive-control, gymnasium]
+base_model: {parent}
+---
+# World model for {env_id}, finetuned: {method}
+
+The predictor of `{parent}`, finetuned for gradient-based planning; the encoder is the parent's.
+
+```python
+from gbp_agent import WorldModelMPCAgent
+
+agent = WorldModelMPCAgent.from_pretrained("PATH OR NAME")
+```
+
+## Data
+{episodes} episodes of {steps} steps by the behaviour policy of `{env_id}`, reset seeds {first} to
+{last}{simulator}. The last {held_out:.0%} of the episodes are held out for the figures below.
+
+## Training
+{minutes} minutes on {machine}. Settings:
+```json
+{settings}
+```
+
+## Held-out figures
+Mean squared error of predicted latents relative to predicting no change, after 1, 2, … model
+steps: {ratio}.
+"""
+
+
+def finetuned_card(
+    config: CompactConfig,
+    settings: dict[str, Any],
+    dataset: TrajectoryDataset,
+    metrics: dict[str, Any],
+    machine: str,
+) -> str:
+    """Markdown from what finetuning knows; closed-loop success is added after evaluation."""
+    about = dataset.metadata
+    hidden = {"model", "data", "out", "latents", "workers", "progress"}
+    online, adversarial = ("online" in settings["method"], "adversarial" in settings["method"])
+    hidden |= {"online"} if not online else set()
+    hidden |= {"adversarial"} if not adversarial else set()
+    return _FINETUNED.format(
+        parent=settings["model"],
+        env_id=config.env_id,
+        method=settings["method"],
+        episodes=about["episodes"],
+        steps=about["steps"],
+        first=about["seed"],
+        last=about["seed"] + about["episodes"] - 1,
+        simulator=", and the agent's own in the simulator" if online else "",
+        held_out=settings["held_out"],
+        minutes=metrics["minutes"],
+        machine=machine,
+        settings=json.dumps({k: v for k, v in settings.items() if k not in hidden}, indent=1),
+        ratio=", ".join(f"{v:.3f}" for v in metrics["prediction"]["ratio"]),
+    )

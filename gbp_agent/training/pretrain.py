@@ -8,17 +8,14 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from ..checkpoint import save_checkpoint
 from ..data import TrajectoryDataset
@@ -32,8 +29,7 @@ from ..world_model import CompactConfig, CompactWorldModel
 from .cards import model_card
 from .dynamics import DynamicsConfig, train_dynamics
 from .representation import RepresentationConfig, train_representation
-
-log = logging.getLogger(__name__)
+from .run import as_json, claim, report
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ def pretrain(config: PretrainConfig) -> CompactWorldModel:
     begun = time.monotonic()
     dataset = TrajectoryDataset(config.data)
     training, held_out = dataset.split(config.held_out)
-    _claim(config)
+    claim(config, ignore=("planning",))
     model = _build(config, dataset, training)
     bfloat16 = uses_bfloat16(config.precision, config.device)
     how = (config.out, config.seed, bfloat16, config.progress)
@@ -86,8 +82,8 @@ def pretrain(config: PretrainConfig) -> CompactWorldModel:
     train_dynamics(model, latents, training, config.dynamics, *how)
     metrics = judge(model, dataset, latents, training, held_out, config.seed)
     metrics["minutes"] = round((time.monotonic() - begun) / 60, 1)
-    _report(config.out, metrics)
-    card = model_card(model.config, dataset, _as_json(config), metrics, machine())
+    report(config.out, metrics)
+    card = model_card(model.config, dataset, as_json(config), metrics, machine())
     save_checkpoint(
         config.out / "checkpoint", model, planning=config.planning, card=card, half=True
     )
@@ -162,37 +158,3 @@ def _build(
     )
     initialize(model, torch.Generator().manual_seed(config.seed))
     return model.to(config.device)
-
-
-def _as_json(config: PretrainConfig) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(config), default=str))  # type: ignore[no-any-return]
-
-
-def _claim(config: PretrainConfig) -> None:
-    """Write the run's settings into `out`, or check that the run there has the same."""
-    path = config.out / "config.json"
-    ours = {k: v for k, v in _as_json(config).items() if k not in ("out", "progress", "planning")}
-    if path.exists():
-        theirs = json.loads(path.read_text())
-        odd = sorted(key for key in ours if theirs.get(key) != ours[key])
-        if odd:
-            raise ValueError(
-                f"{config.out} holds a run with other settings ({', '.join(odd)}); "
-                "use another folder, or delete this one to start anew"
-            )
-        return
-    config.out.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(ours, indent=2) + "\n")
-    temporary.replace(path)
-
-
-def _report(folder: Path, metrics: dict[str, Any]) -> None:
-    """Write metrics.json and the held-out figures to TensorBoard."""
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
-        for name, value in metrics["probe"].items():
-            writer.add_scalar(f"held_out/probe {name}", value)
-        for step, ratio in enumerate(metrics["prediction"]["ratio"], 1):
-            writer.add_scalar("held_out/error against copying", ratio, step)
-    log.info("held-out: %s", json.dumps(metrics))

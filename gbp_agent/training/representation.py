@@ -92,9 +92,8 @@ def train_representation(
             visual = networks.encoder(pixels).float()
             darkness = networks.decoder(visual, proprio.flatten(0, 1))
             latents = torch.cat([visual.unflatten(0, proprio.shape[:2]), proprio], -1)
-            predicted = networks.predictor(
-                latents[:, :-1].flatten(0, 1).unsqueeze(1), actions.flatten(0, 1).unsqueeze(1)
-            )
+            embedded = networks.predictor.embed(actions.flatten(0, 1).unsqueeze(1))
+            predicted = networks.predictor(latents[:, :-1].flatten(0, 1).unsqueeze(1), embedded)
         target = latents[:, 1:].flatten(0, 1)
         terms = {
             "prediction": losses.relative_error(predicted.float(), target),

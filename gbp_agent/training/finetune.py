@@ -1,0 +1,255 @@
+"""Finetuning of a world model's predictor for planning, on latents of the frozen encoder.
+
+Four methods, which differ in two places only: where the batches come from, and whether their
+inputs are perturbed.
+
+    method               batches                       inputs
+    offline              the dataset                   clean: the control
+    adversarial          the dataset                   perturbed      adversarial.py
+    online               dataset and simulator         clean          online.py
+    online+adversarial   dataset and simulator         perturbed
+
+Source: "Closing the Train-Test Gap in World Models for Gradient-Based Planning", arXiv 2512.09929.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..agent import MPCConfig, WorldModelMPCAgent
+from ..checkpoint import load_checkpoint, save_checkpoint
+from ..data import TrajectoryDataset
+from ..data.latents import LatentDataset
+from ..data.simulate import Simulator
+from ..diagnostics import judge
+from ..objectives import GoalObjective
+from ..planners.settings import planner_from_settings
+from ..precision import Precision, uses_bfloat16
+from ..report import machine
+from ..types import Latent
+from ..world_model import CompactWorldModel, join, split
+from .adversarial import AdversarialConfig, Parts, add, attack, attack_radii
+from .cards import finetuned_card
+from .loop import LoopConfig, optimize
+from .online import OnlineBatches, OnlineConfig
+from .run import claim, report
+
+log = logging.getLogger(__name__)
+
+METHODS = ("offline", "adversarial", "online", "online+adversarial")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Everything that a finetuning run depends on.
+
+    model: the parent: a shipped name, a folder, or "hf://owner/repo".
+    data: dataset folder. out: folder for states, curves and the final `checkpoint`; a run that
+        was killed goes on when started again with the same `out`.
+    method: one of METHODS.
+    steps, windows: optimiser steps and windows in a batch.
+    horizon: model steps that are rolled out and compared; 1 is teacher forcing, more feeds
+        predictions back. An attack perturbs the first frame and all actions.
+    latents: file of the dataset's latents, written once and read by later runs; in `out` by
+        default. Runs with the same encoder and data can share it.
+    workers: simulator processes of the online methods; one per processor by default.
+    """
+
+    model: str
+    data: Path
+    out: Path
+    method: Literal["offline", "adversarial", "online", "online+adversarial"] = "adversarial"
+    steps: int = 3000
+    windows: int = 256
+    horizon: int = 1
+    learning_rate: float = 1e-4
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    online: OnlineConfig = field(default_factory=OnlineConfig)
+    latents: Path | None = None
+    workers: int | None = None
+    held_out: float = 0.05
+    seed: int = 0
+    device: str = "cpu"
+    precision: Precision = "auto"
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        if self.horizon > 1 and self.adversarial.perturb_action == "embedding":
+            raise ValueError(
+                "perturb_action='embedding' is for horizon=1, "
+                f"got horizon={self.horizon}; take 'raw'"
+            )
+        if self.windows < 1 or self.horizon < 1:
+            raise ValueError(
+                "windows and horizon must be at least 1, "
+                f"got windows={self.windows}, horizon={self.horizon}"
+            )
+
+
+def finetune(config: FinetuneConfig) -> CompactWorldModel:
+    """Finetune, judge and save a world model; returns it in eval mode.
+
+    Raises:
+        KeyError, FileNotFoundError, ValueError: model or data cannot be read, the model is for
+            another env than the data, or `out` holds another run.
+    """
+    begun = time.monotonic()
+    dataset = TrajectoryDataset(config.data)
+    model, planning = load_checkpoint(config.model)
+    if model.config.env_id != dataset.metadata["env_id"]:
+        raise ValueError(
+            f"{config.model} is a model of {model.config.env_id}, {config.data} holds data of "
+            f"{dataset.metadata['env_id']}; give data of the same environment"
+        )
+    claim(config, ignore=("latents", "workers"))
+    model.to(config.device)
+    training, held_out = dataset.split(config.held_out)
+    file = config.latents or config.out / "latents.npy"
+    latents = LatentDataset.encode(model, dataset, file, config.progress)
+    model.predictor.requires_grad_(True)
+    with ExitStack() as stack:
+        batches = _batches(config, model, planning, dataset, latents, training, stack)
+        optimize(
+            config.method,
+            model,
+            _Loss(config, model, batches),
+            batches,
+            LoopConfig(config.steps, config.learning_rate, weight_decay=0.0),
+            config.out,
+            config.progress,
+        )
+    metrics = judge(model, dataset, latents, training, held_out, config.seed)
+    metrics["minutes"] = round((time.monotonic() - begun) / 60, 1)
+    report(config.out, metrics)
+    card = finetuned_card(model.config, asdict(config), dataset, metrics, machine())
+    save_checkpoint(config.out / "checkpoint", model, planning=planning, card=card, half=True)
+    return model.eval().requires_grad_(False)
+
+
+Item = tuple[int, tuple[Tensor, Tensor]]  # optimiser step, (latents, model actions)
+
+
+def _batches(
+    config: FinetuneConfig,
+    model: CompactWorldModel,
+    planning: dict[str, Any],
+    dataset: TrajectoryDataset,
+    latents: LatentDataset,
+    training: np.ndarray,
+    stack: ExitStack,
+) -> Callable[[int], Iterator[Item]]:
+    """First step → the batches from there on."""
+    frames, frameskip = model.history + config.horizon, model.config.frameskip
+    if "online" not in config.method:
+        where = (frames, frameskip, training, config.windows, config.seed)
+        return lambda first: enumerate(latents.windows(*where, first), first)
+    simulator = stack.enter_context(
+        Simulator(
+            model.config.env_id,
+            config.workers or os.cpu_count() or 1,
+            **dataset.metadata["env_kwargs"],
+        )
+    )
+    agent = WorldModelMPCAgent(
+        model,
+        planner_from_settings("gradient", planning.get("planners", {})),
+        GoalObjective(**planning.get("objective", {})),
+        MPCConfig(**planning.get("mpc", {})),
+        seed=config.seed,
+    )
+    model.predictor.requires_grad_(True)  # the agent froze it
+    source = OnlineBatches(
+        agent,
+        dataset,
+        latents,
+        training,
+        simulator,
+        config.online,
+        config.out / "online",
+        config.seed,
+    )
+    return lambda first: enumerate(source.windows(frames, config.windows, first), first)
+
+
+class _Loss:
+    """Mean squared error of predicted against clean latents, perturbed inputs or not."""
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        model: CompactWorldModel,
+        batches: Callable[[int], Iterator[Item]],
+    ):
+        self._config = config
+        self._model = model
+        self._bfloat16 = uses_bfloat16(config.precision, config.device)
+        self._fixed: Parts | None = None
+        if "adversarial" in config.method and config.adversarial.radii == "fixed":
+            start, actions, _ = self._split(next(batches(0))[1])
+            inputs = Parts(start.visual, start.proprio, self._action_part(actions))
+            self._fixed = attack_radii(inputs, config.adversarial)
+
+    def __call__(self, item: Item) -> tuple[Tensor, dict[str, Tensor]]:
+        step, window = item
+        start, actions, target = self._split(window)
+        if "adversarial" not in self._config.method:
+            return self._error(start, actions, target), {}
+        return self._perturbed(step, start, actions, target)
+
+    def _split(self, window: tuple[Tensor, Tensor]) -> tuple[Latent, Tensor, Tensor]:
+        """First frames, model actions, and the joined latents that follow."""
+        latents, actions = (part.to(self._model.device) for part in window)
+        history = self._model.history
+        start = split(latents[:, :history], self._model.config.latent_dim)
+        return start, actions, latents[:, history:]
+
+    def _action_part(self, actions: Tensor) -> Tensor:
+        """What is perturbed of the actions."""
+        if self._config.adversarial.perturb_action == "raw":
+            return actions
+        return self._model.embed_actions(actions)
+
+    def _error(self, start: Latent, actions: Tensor, target: Tensor) -> Tensor:
+        past = self._model.history - 1
+        with torch.autocast(target.device.type, torch.bfloat16, enabled=self._bfloat16):
+            predicted = self._model.rollout(start, actions[:, :past], actions[:, past:])
+        return (join(predicted).float() - target).square().mean()
+
+    def _perturbed(
+        self, step: int, start: Latent, actions: Tensor, target: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        config = self._config.adversarial
+        generator = torch.Generator(target.device)
+        generator.manual_seed(self._config.seed * 1_000_003 + step)
+        embedded = config.perturb_action == "embedding"
+
+        def loss(inputs: Parts) -> Tensor:
+            frames = Latent(inputs.visual, inputs.proprio)
+            if not embedded:
+                return self._error(frames, inputs.action, target)
+            return self._embedded_error(frames, inputs.action, target)
+
+        inputs = Parts(start.visual, start.proprio, self._action_part(actions))
+        fixed = Parts(*(part.detach() for part in inputs))
+        radii = self._fixed or attack_radii(fixed, config)
+        perturbation = attack(loss, fixed, radii, config, generator)
+        error = loss(add(inputs, perturbation))
+        return error, {"visual_radius": radii.visual, "action_radius": radii.action}
+
+    def _embedded_error(self, start: Latent, embedded: Tensor, target: Tensor) -> Tensor:
+        with torch.autocast(target.device.type, torch.bfloat16, enabled=self._bfloat16):
+            predicted = self._model.predict(start, embedded)
+        return (join(predicted).float() - target[:, 0]).square().mean()

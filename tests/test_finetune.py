@@ -1,0 +1,364 @@
+"""Finetuning: the attack against closed forms, the simulator's truth, runs that survive a kill."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gbp_agent import (
+    AdversarialConfig,
+    CompactWorldModel,
+    FinetuneConfig,
+    OnlineConfig,
+    TrajectoryDataset,
+    WorldModelMPCAgent,
+    finetune,
+    load_checkpoint,
+    save_checkpoint,
+)
+from gbp_agent.data.latents import LatentDataset
+from gbp_agent.data.simulate import Simulator
+from gbp_agent.training.adversarial import Parts, add, attack, attack_radii
+from gbp_agent.training.finetune import METHODS
+from gbp_agent.training.online import OnlineBatches
+from gbp_agent.types import Latent
+from gbp_agent.world_model import join, split
+
+
+@pytest.fixture
+def parts() -> Parts:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((6, 1, 1, 4), (6, 1, 2), (6, 1, 4))
+    return Parts(*(torch.randn(shape, generator=generator) for shape in shapes))
+
+
+@pytest.fixture
+def parent(make_model: Any, tmp_path: Path) -> Path:
+    """A random model of Wall with quick planning settings."""
+    folder = tmp_path / "parent"
+    planning = {"planners": {"gradient": {"steps": 2}}, "mpc": {"horizon": 2}}
+    save_checkpoint(folder, make_model(), planning=planning)
+    return folder
+
+
+# The attack -----------------------------------------------------------------------------------
+
+
+def test_radii_are_factors_of_the_spread_within_a_sample(parts: Parts) -> None:
+    config = AdversarialConfig(visual=0.5, proprio=0.0, action=2.0)
+    radii = attack_radii(parts, config)
+    expected = np.mean([np.std(row.flatten().numpy(), ddof=1) for row in parts.visual])
+    assert radii.visual == pytest.approx(0.5 * expected, rel=1e-5)
+    assert radii.proprio == 0
+    expected = np.mean([np.std(row.flatten().numpy(), ddof=1) for row in parts.action])
+    assert radii.action == pytest.approx(2.0 * expected, rel=1e-5)
+
+
+def test_radius_of_a_part_of_one_number_is_finite() -> None:
+    one = torch.tensor([[1.0], [3.0]])
+    radii = attack_radii(Parts(one, one, one), AdversarialConfig(visual=1.0))
+    assert radii.visual == pytest.approx(2**0.5)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_attack_on_a_linear_loss_goes_to_the_corner(parts: Parts, steps: int) -> None:
+    """With step size 2 one step crosses the whole box, whatever the start."""
+    slope = Parts(*(torch.randn_like(part) for part in parts))
+
+    def loss(inputs: Parts) -> torch.Tensor:
+        terms = [(a * b).sum() for a, b in zip(inputs, slope, strict=True)]
+        return torch.stack(terms).sum()
+
+    radii = Parts(*(torch.tensor(r) for r in (0.1, 0.2, 0.3)))
+    config = AdversarialConfig(attack_steps=steps, step_size=2.0)
+    found = attack(loss, parts, radii, config, torch.Generator().manual_seed(1))
+    for delta, radius, direction in zip(found, radii, slope, strict=True):
+        torch.testing.assert_close(delta, radius * direction.sign())
+        assert not delta.requires_grad
+
+
+def test_attack_stays_in_its_box_and_raises_a_curved_loss(parts: Parts) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(10, 20), torch.nn.Tanh(), torch.nn.Linear(20, 1))
+
+    def loss(inputs: Parts) -> torch.Tensor:
+        flat = torch.cat([part.flatten(1) for part in inputs], 1)
+        return network(flat).square().mean()
+
+    radii = Parts(*(torch.tensor(0.3) for _ in parts))
+    start = attack(lambda p: loss(p) * 0, parts, radii, AdversarialConfig(),
+                   torch.Generator().manual_seed(1))  # fmt: skip
+    found = attack(loss, parts, radii, AdversarialConfig(), torch.Generator().manual_seed(1))
+    assert all(delta.abs().max() <= 0.3 for delta in found)
+    assert loss(add(parts, found)) > loss(add(parts, start))
+    assert all(p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"visual": -0.1}, "at least 0"),
+        ({"attack_steps": 0}, "1 is FGSM"),
+        ({"radii": "none"}, "radii must be one of"),
+        ({"perturb_action": "none"}, "perturb_action must be one of"),
+    ],
+)
+def test_bad_attack_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AdversarialConfig(**options)
+
+
+# The simulator --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env_id", ["gbp/PushT-v0", "gbp/PointMaze-v0", "gbp/Wall-v0"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_simulator_plays_what_the_env_plays(env_id: str, workers: int) -> None:
+    with gym.make(env_id, image_size=16, disable_env_checker=True) as env:
+        starts, plans, expected = [], [], []
+        for seed in range(3):
+            _, info = env.reset(seed=seed)
+            starts.append(info["state"])
+            env.action_space.seed(seed)
+            plans.append([env.action_space.sample() for _ in range(4)])
+            expected.append([env.step(action) for action in plans[-1]])
+    with Simulator(env_id, workers, image_size=16) as simulator:
+        frames = simulator.play(np.stack(starts), np.stack(plans))
+    for row, steps in enumerate(expected):
+        for step, (observation, _, _, _, info) in enumerate(steps):
+            np.testing.assert_array_equal(frames.state[row, step], info["state"])
+            np.testing.assert_array_equal(frames.pixels[row, step], observation["pixels"])
+            np.testing.assert_array_equal(frames.proprio[row, step], observation["proprio"])
+
+
+def test_simulator_needs_an_env_that_tells_its_state() -> None:
+    with Simulator("CartPole-v1") as simulator, pytest.raises((ValueError, IndexError)):
+        simulator.play(np.zeros((1, 4)), np.zeros((1, 1), np.int64))
+
+
+# Batches from the simulator -------------------------------------------------------------------
+
+
+def online_batches(
+    model: CompactWorldModel, data: TrajectoryDataset, folder: Path, **options: Any
+) -> OnlineBatches:
+    agent = WorldModelMPCAgent(model)
+    latents = LatentDataset.encode(model, data, folder / "latents.npy", progress=False)
+    chosen = {"every": 2, "trajectories": 3, "model_steps": 4, **options}
+    return OnlineBatches(agent, data, latents, np.arange(10), Simulator(
+        "gbp/Wall-v0", image_size=16), OnlineConfig(**chosen), folder / "online", 0)  # fmt: skip
+
+
+def test_online_windows_are_what_the_simulator_did(
+    make_model: Any, wall_data: TrajectoryDataset, tmp_path: Path
+) -> None:
+    """Position is proprioception on Wall: a window's action must explain its displacement."""
+    model = make_model()
+    source = online_batches(model, wall_data, tmp_path, share=1.0)
+    latents, actions = next(source.windows(3, 20, 0))
+    assert latents.shape == (20, 3, 6)
+    assert actions.shape == (20, 2, 4)
+    position = model.proprio_normalizer.denormalize(split(latents, 4).proprio).numpy()
+    taken = model.action_normalizer.to_env(actions).unflatten(1, (2, 2)).numpy()
+    with Simulator("gbp/Wall-v0", image_size=16) as simulator:
+        for start, plan, expected in zip(position[:, 0], taken, position[:, 1:], strict=True):
+            seen = simulator.play(start[None].astype(float), plan.reshape(1, 4, 2)).proprio[0]
+            np.testing.assert_allclose(seen[1::2], expected, atol=1e-3)
+
+
+def test_online_batches_mix_and_resume(
+    make_model: Any, wall_data: TrajectoryDataset, tmp_path: Path
+) -> None:
+    model = make_model()
+    source = online_batches(model, wall_data, tmp_path, share=0.25)
+    first = [batch for _, batch in zip(range(5), source.windows(2, 8, 0), strict=False)]
+    files = sorted(path.name for path in (tmp_path / "online").iterdir())
+    assert files == [f"round-{i:05d}.safetensors" for i in range(3)]
+    known = {tuple(row) for row in torch.from_numpy(np.load(tmp_path / "latents.npy")).tolist()}
+    of_data = [tuple(row) in known for row in first[3][0][:, 0].tolist()]
+    assert of_data[:6] == [True] * 6
+    again = next(online_batches(model, wall_data, tmp_path, share=0.25).windows(2, 8, 3))
+    torch.testing.assert_close(again, first[3])
+
+
+def test_online_buffer_forgets_the_oldest(
+    make_model: Any, wall_data: TrajectoryDataset, tmp_path: Path
+) -> None:
+    source = online_batches(make_model(), wall_data, tmp_path, buffer=4)
+    sizes = [len(source._buffer(number).length) for number in range(3)]
+    assert sizes == [3, 4, 4]
+    latest = load_file(tmp_path / "online" / "round-00002.safetensors")["latents"]
+    kept = source._buffer(2).latents.unflatten(0, (4, -1))
+    torch.testing.assert_close(kept[-3:], latest)
+
+
+@pytest.mark.parametrize("goals", ["trajectory", "random"])
+def test_online_goals(
+    make_model: Any, wall_data: TrajectoryDataset, tmp_path: Path, goals: str
+) -> None:
+    source = online_batches(make_model(), wall_data, tmp_path, goals=goals)
+    start, goal = source._draw(np.random.default_rng(0))
+    assert start["pixels"].shape == goal["pixels"].shape == (3, 16, 16, 3)
+    distance = np.linalg.norm(start["state"] - goal["state"], axis=-1)
+    if goals == "trajectory":  # at most 2·(2√2) px a step, 10 steps
+        assert distance.max() < 10 * 2 * 8**0.5
+    with pytest.raises(ValueError, match="goals must be"):
+        OnlineConfig(goals="any")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{"every": 0}, {"share": 1.5}, {"trajectories": 0}])
+def test_bad_online_options(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        OnlineConfig(**options)
+
+
+# Whole runs -----------------------------------------------------------------------------------
+
+
+def config(parent: Path, data: TrajectoryDataset, out: Path, **options: Any) -> FinetuneConfig:
+    chosen = {
+        "steps": 6, "windows": 8, "progress": False, "precision": "fp32", "workers": 1,
+        "online": OnlineConfig(every=2, trajectories=2, model_steps=2), **options,
+    }  # fmt: skip
+    return FinetuneConfig(model=str(parent), data=data.folder, out=out, **chosen)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("history", [1, 2])
+def test_run_trains_the_predictor_alone_and_ends_in_a_checkpoint(
+    method: str, history: int, make_model: Any, wall_data: TrajectoryDataset, tmp_path: Path
+) -> None:
+    parent = tmp_path / "parent"
+    planning = {"planners": {"gradient": {"steps": 2}}, "mpc": {"horizon": 2}}
+    save_checkpoint(parent, make_model(history=history), planning=planning)
+    trained = finetune(config(parent, wall_data, tmp_path / "run", method=method))
+    before, _ = load_checkpoint(parent)
+    after, settings = load_checkpoint(tmp_path / "run" / "checkpoint")
+    changed = {
+        name.split(".")[0]
+        for (name, old), new in zip(
+            before.state_dict().items(), trained.state_dict().values(), strict=True
+        )
+        if not torch.equal(old, new)
+    }
+    assert changed == {"predictor"}
+    assert settings == planning
+    for name, value in after.state_dict().items():
+        torch.testing.assert_close(value, trained.state_dict()[name], rtol=2e-3, atol=1e-3)
+    card = (tmp_path / "run" / "checkpoint" / "README.md").read_text()
+    assert f"base_model: {parent}" in card
+    assert f"finetuned: {method}" in card
+    assert ('"attack_steps"' in card) == ("adversarial" in method)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["minutes"] >= 0
+
+
+class Killed(Exception):
+    """What a kill looks like from inside."""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_and_resumed_equals_uninterrupted(
+    method: str,
+    parent: Path,
+    wall_data: TrajectoryDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    adversarial = AdversarialConfig(visual=0.5, action=0.5, radii="fixed")
+    options: dict[str, Any] = {"method": method, "adversarial": adversarial}
+    whole = finetune(config(parent, wall_data, tmp_path / "whole", **options))
+
+    module = sys.modules["gbp_agent.training.finetune"]
+    loss, saving = module._Loss.__call__, module.LoopConfig
+
+    def dying(self: Any, item: Any) -> Any:
+        if item[0] == 3:
+            raise Killed
+        return loss(self, item)
+
+    def often(*arguments: Any, **keywords: Any) -> Any:
+        return saving(*arguments, **keywords, save_seconds=0.0)
+
+    monkeypatch.setattr(module, "LoopConfig", often)
+    monkeypatch.setattr(module._Loss, "__call__", dying)
+    with pytest.raises(Killed):
+        finetune(config(parent, wall_data, tmp_path / "killed", **options))
+    monkeypatch.setattr(module._Loss, "__call__", loss)
+    resumed = finetune(config(parent, wall_data, tmp_path / "killed", **options))
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_zero_radii_are_the_control(
+    parent: Path, wall_data: TrajectoryDataset, tmp_path: Path
+) -> None:
+    none = AdversarialConfig(visual=0.0, proprio=0.0, action=0.0)
+    control = finetune(config(parent, wall_data, tmp_path / "offline", method="offline"))
+    for where in ("raw", "embedding"):
+        options = AdversarialConfig(0.0, 0.0, 0.0, perturb_action=where)  # type: ignore[arg-type]
+        same = finetune(config(parent, wall_data, tmp_path / where, adversarial=options))
+        for a, b in zip(control.parameters(), same.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert none.attack_steps == 1
+
+
+def test_adversarial_training_withstands_the_attack_better(
+    parent: Path, wall_data: TrajectoryDataset, tmp_path: Path
+) -> None:
+    strong = AdversarialConfig(visual=0.5, proprio=0.5, action=0.5)
+    errors = {}
+    for method in ("offline", "adversarial"):
+        options: dict[str, Any] = {"steps": 150, "learning_rate": 1e-2, "adversarial": strong}
+        out = tmp_path / method
+        model = finetune(config(parent, wall_data, out, method=method, **options))
+        latents = LatentDataset.encode(model, wall_data, out / "latents.npy", progress=False)
+        window, actions = next(latents.windows(2, 2, np.arange(12), 200, 5))
+        start, target = split(window[:, :1], 4), window[:, 1]
+
+        def loss(inputs: Parts, model: Any = model, target: Any = target) -> torch.Tensor:
+            frames = Latent(inputs.visual, inputs.proprio)
+            predicted = model.predict(frames, model.embed_actions(inputs.action))
+            return (join(predicted) - target).square().mean()
+
+        inputs = Parts(start.visual, start.proprio, actions)
+        generator = torch.Generator().manual_seed(0)
+        found = attack(loss, inputs, attack_radii(inputs, strong), strong, generator)
+        errors[method] = float(loss(add(inputs, found)))
+    assert errors["adversarial"] < errors["offline"]
+
+
+def test_model_of_another_env(
+    make_model: Any, wall_data: TrajectoryDataset, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "pusht", make_model("gbp/PushT-v0"))
+    with pytest.raises(ValueError, match="give data of the same environment"):
+        finetune(config(tmp_path / "pusht", wall_data, tmp_path / "run"))
+
+
+def test_folder_of_another_run(parent: Path, wall_data: TrajectoryDataset, tmp_path: Path) -> None:
+    finetune(config(parent, wall_data, tmp_path / "run", method="offline", steps=1))
+    with pytest.raises(ValueError, match="other settings \\(method, steps\\)"):
+        finetune(config(parent, wall_data, tmp_path / "run", method="adversarial"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "none"}, "method must be one of"),
+        ({"horizon": 0}, "at least 1"),
+        (
+            {"horizon": 2, "adversarial": AdversarialConfig(perturb_action="embedding")},
+            "take 'raw'",
+        ),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        FinetuneConfig(model="wall", data=tmp_path, out=tmp_path, **options)
