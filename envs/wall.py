@@ -162,11 +162,9 @@ class WallEnv(GoalReachingEnv):
         return _draw_room(size, self.wall_x, self.door_y).astype(np.uint8)
 
 
-# Chances per step at a wall: of turning away, low enough that walls are pushed against at length,
-# and of fidgeting for a while, so that data show walls under actions of every kind.
-TURN_AT_WALL = 0.1
-FIDGET_AT_WALL = 0.2
-FIDGET_STEPS = 20
+# Chance per step of turning away from a wall: low enough that walls are pushed against at length,
+# so that data show them from every side.
+TURN_AT_WALL = 0.2
 
 
 class _Behavior:
@@ -177,7 +175,6 @@ class _Behavior:
         self._steps = 0
         self._to_door = False
         self._crossing = False
-        self._fidget = 0  # steps of it that are left
         self._side = 0.0  # the room that the door is headed for from: -1 left, 1 right
         self._heading = 0.0
         self._last: tuple[float, float] | None = None
@@ -192,17 +189,11 @@ class _Behavior:
         if self._steps <= 0:
             self._choose(position, wall_x, rng)
         self._steps -= 1
-        stopped = position == self._last
-        self._last = position
-        if self._fidget == 0 and stopped and rng.random() < FIDGET_AT_WALL:
-            self._fidget = FIDGET_STEPS
-        if self._fidget:
-            self._fidget -= 1
-            return rng.uniform(-2.0, 2.0, 2).astype(np.float32)
         if self._to_door:
             self._head_for_door(position, wall_x, door_y)
-        elif stopped and rng.random() < TURN_AT_WALL:
+        elif position == self._last and rng.random() < TURN_AT_WALL:
             self._heading = float(rng.uniform(-math.pi, math.pi))
+        self._last = position
         self._heading += float(rng.normal(0.0, 0.2))
         length = float(rng.normal(1.0, 0.4))
         step = np.array([math.cos(self._heading), math.sin(self._heading)]) * length

@@ -27,7 +27,8 @@ class CompactConfig:
     action_low, action_high: (A,), its action space.
     image_size: S, pixels per side. proprio_dim: p. frameskip: F. history: T.
     latent_dim: D, width of the visual latent.
-    encoder_width, keypoints: see ConvEncoder. predictor_width, predictor_depth: see MLPPredictor.
+    encoder_width, keypoints: see ConvEncoder. predictor_width, predictor_depth, substeps: see
+    MLPPredictor.
     decoder_width: see ConvDecoder. decoder_proprio: whether it is given the proprioception, so that
     the visual latent can be of everything else.
     proposals, proposal_steps: K plans of so many model steps, cut from the training data, are kept
@@ -46,6 +47,7 @@ class CompactConfig:
     keypoints: int = 32
     predictor_width: int = 512
     predictor_depth: int = 3
+    substeps: int = 1
     decoder_width: int = 16
     decoder_proprio: bool = False
     proposals: int = 512
@@ -62,6 +64,12 @@ class CompactConfig:
         object.__setattr__(self, "action_high", tuple(self.action_high))
         if len(self.action_low) != len(self.action_high):
             raise ValueError("action_low and action_high must have the same length")
+
+        if self.frameskip % self.substeps or (self.substeps > 1 and self.history > 1):
+            raise ValueError(
+                "substeps must divide frameskip, and be 1 where history is above 1, got "
+                f"substeps={self.substeps}, frameskip={self.frameskip}, history={self.history}"
+            )
 
     @property
     def action_dim(self) -> int:
@@ -97,6 +105,7 @@ class CompactWorldModel(nn.Module):
             config.history,
             config.predictor_width,
             config.predictor_depth,
+            config.substeps,
         )
         self.decoder = ConvDecoder(
             config.image_size,
@@ -137,14 +146,23 @@ class CompactWorldModel(nn.Module):
         start: Latent with leading shape (N, T), oldest first; past_actions: (N, T-1, M);
         model_actions: (N, H, M). Returns a Latent with leading shape (N, H).
         """
+        fine = self.unroll(start, past_actions, model_actions)
+        return split(
+            fine[:, self.config.substeps - 1 :: self.config.substeps], self.config.latent_dim
+        )
+
+    def unroll(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Tensor:
+        """Predict every substep of H model steps: joined latents (N, H·S, L); arguments as for
+        `rollout`."""
         latents = list(join(start).unbind(1))
         actions = [*past_actions.unbind(1), *model_actions.unbind(1)]
-        history = self.config.history
+        history, found = self.config.history, []
         for step in range(model_actions.shape[1]):
             seen = torch.stack(latents[step : step + history], 1)
             taken = torch.stack(actions[step : step + history], 1)
-            latents.append(self.predictor(seen, self.predictor.embed(taken)))
-        return split(torch.stack(latents[history:], 1), self.config.latent_dim)
+            found += self.predictor.unroll(seen, self.predictor.embed(taken))
+            latents.append(found[-1])
+        return torch.stack(found, 1)
 
     def embed_actions(self, model_actions: Tensor) -> Tensor:
         """What the predictor makes of the model actions (N, T, M) before they meet the latents."""

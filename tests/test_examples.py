@@ -56,7 +56,15 @@ def wall(make_model: Any, tmp_path: Path) -> Path:
 
 
 def test_the_scripts_are_these() -> None:
-    expected = {"benchmark", "collect", "evaluate", "pretrain", "quickstart", "record_video"}
+    expected = {
+        "benchmark",
+        "collect",
+        "evaluate",
+        "finetune",
+        "pretrain",
+        "quickstart",
+        "record_video",
+    }
     assert expected <= set(SCRIPTS)
 
 
@@ -100,6 +108,19 @@ def test_pretrain(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StateProbe, "fit", partialmethod(StateProbe.fit, steps=20))
     assert "model in runs/wall/checkpoint" in run("pretrain", *small)
     assert load_checkpoint("runs/wall/checkpoint")[0].config.env_id == "gbp/Wall-v0"
+
+
+def test_finetune(run: Any, wall: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("collect", "--env-id", "gbp/Wall-v0", "--episodes", 3, "--steps", 30, "--workers", 1)
+    monkeypatch.setattr(StateProbe, "fit", partialmethod(StateProbe.fit, steps=20))
+    printed = run(
+        "finetune", "--method", "adversarial", "--model", wall, "--steps", 2, "--windows", 4,
+        "--adversarial.visual", 0.2,
+    )  # fmt: skip
+    assert "model in runs/wall-adversarial/checkpoint" in printed
+    config = json.loads(Path("runs/wall-adversarial/config.json").read_text())
+    assert config["adversarial"]["visual"] == 0.2
+    assert load_checkpoint("runs/wall-adversarial/checkpoint")[0].config.env_id == "gbp/Wall-v0"
 
 
 @pytest.mark.parametrize("open_loop", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from gbp_agent import (
 )
 from gbp_agent.data.latents import LatentDataset
 from gbp_agent.data.simulate import Simulator
+from gbp_agent.diagnostics import StateProbe
 from gbp_agent.training.adversarial import Parts, add, attack, attack_radii
 from gbp_agent.training.finetune import METHODS
 from gbp_agent.training.online import OnlineBatches
@@ -47,6 +49,11 @@ def parent(make_model: Any, tmp_path: Path) -> Path:
     planning = {"planners": {"gradient": {"steps": 2}}, "mpc": {"horizon": 2}}
     save_checkpoint(folder, make_model(), planning=planning)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StateProbe, "fit", partialmethod(StateProbe.fit, steps=5))
 
 
 # The attack -----------------------------------------------------------------------------------
@@ -310,12 +317,16 @@ def test_zero_radii_are_the_control(
 
 
 def test_adversarial_training_withstands_the_attack_better(
-    parent: Path, wall_data: TrajectoryDataset, tmp_path: Path
+    make_model: Any, wall_data: TrajectoryDataset, tmp_path: Path
 ) -> None:
     strong = AdversarialConfig(visual=0.5, proprio=0.5, action=0.5)
+    parent = tmp_path / "parent"
+    save_checkpoint(parent, make_model(predictor_width=32))
     errors = {}
     for method in ("offline", "adversarial"):
-        options: dict[str, Any] = {"steps": 150, "learning_rate": 1e-2, "adversarial": strong}
+        options: dict[str, Any] = {
+            "steps": 400, "windows": 32, "learning_rate": 1e-2, "adversarial": strong,
+        }  # fmt: skip
         out = tmp_path / method
         model = finetune(config(parent, wall_data, out, method=method, **options))
         latents = LatentDataset.encode(model, wall_data, out / "latents.npy", progress=False)

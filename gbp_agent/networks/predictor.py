@@ -9,19 +9,32 @@ from torch.nn import functional as F
 class MLPPredictor(nn.Module):
     """Residual MLP: T latents and T model actions → the change of the last latent.
 
+    With `substeps` the same network is applied that many times in a row, to a share of the model
+    action each: what happens in one environment step, such as running into a wall, is far simpler
+    than what happens in five.
+
     Args:
         latent_dim: L, width of a latent (visual and proprioceptive part side by side).
         model_action_dim: M.
         history: T.
         width: hidden units.
         depth: residual blocks.
+        substeps: S, a divisor of the frameskip; with S > 1 the history must be 1.
     """
 
     def __init__(
-        self, latent_dim: int, model_action_dim: int, history: int, width: int, depth: int
+        self,
+        latent_dim: int,
+        model_action_dim: int,
+        history: int,
+        width: int,
+        depth: int,
+        substeps: int = 1,
     ):
         super().__init__()
-        self.input = nn.Linear(history * (latent_dim + model_action_dim), width)
+        self.substeps = substeps
+        self.action_width = history * model_action_dim // substeps
+        self.input = nn.Linear(history * latent_dim + self.action_width, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
@@ -33,16 +46,25 @@ class MLPPredictor(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def embed(self, model_actions: Tensor) -> Tensor:
-        """Model actions (N, T, M), oldest first → what they add to the first hidden units,
-        (N, width)."""
-        flat = model_actions.flatten(1)
-        return F.linear(flat, self.input.weight[:, -flat.shape[1] :])
+        """Model actions (N, T, M), oldest first → what they add to the first hidden units of each
+        substep, (N, S, width)."""
+        shares = model_actions.flatten(1).unflatten(1, (self.substeps, self.action_width))
+        return F.linear(shares, self.input.weight[:, -self.action_width :])
+
+    def unroll(self, latents: Tensor, embedded_actions: Tensor) -> list[Tensor]:
+        """Latents (N, T, L), oldest first, embedded actions (N, S, width) → the latent (N, L)
+        after each of the S substeps."""
+        weight = self.input.weight[:, : -self.action_width]
+        flat, latent = latents.flatten(1), latents[:, -1]
+        found = []
+        for embedded in embedded_actions.unbind(1):
+            hidden = F.linear(flat, weight, self.input.bias) + embedded
+            for block in self.blocks:
+                hidden = hidden + block(hidden)
+            latent = flat = latent + self.output(hidden)
+            found.append(latent)
+        return found
 
     def forward(self, latents: Tensor, embedded_actions: Tensor) -> Tensor:
-        """Latents (N, T, L), oldest first, embedded actions (N, width) → the next latent (N, L)."""
-        flat = latents.flatten(1)
-        weight = self.input.weight[:, : flat.shape[1]]
-        hidden = F.linear(flat, weight, self.input.bias) + embedded_actions
-        for block in self.blocks:
-            hidden = hidden + block(hidden)
-        return latents[:, -1] + self.output(hidden)
+        """The next latent (N, L), one model step on; arguments as for `unroll`."""
+        return self.unroll(latents, embedded_actions)[-1]

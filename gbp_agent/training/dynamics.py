@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.latents import LatentDataset
-from ..world_model import CompactWorldModel, join, split
+from ..world_model import CompactWorldModel, split
 from .loop import LoopConfig, optimize
 
 
@@ -47,8 +47,9 @@ def train_dynamics(
 ) -> None:
     """Train the predictor in place by multi-step roll-outs against cached latents."""
     device = model.device
-    history, frameskip = model.history, model.config.frameskip
-    frames = history + config.horizon
+    history, substeps = model.history, model.config.substeps
+    frames = history + config.horizon * substeps
+    frameskip = model.config.frameskip // substeps  # from one compared frame to the next
 
     def batches(first: int) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
         source = data.windows(frames, frameskip, episodes, config.windows, seed, first)
@@ -66,12 +67,12 @@ def train_dynamics(
             noise = torch.randn(start.shape, generator=generator, device=device)
             start = start + config.input_noise * noise
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            predicted = model.rollout(
+            predicted = model.unroll(
                 split(start, model.config.latent_dim),
                 actions[:, : history - 1],
-                actions[:, history - 1 :],
+                actions[:, history - 1 :].unflatten(1, (-1, substeps)).flatten(2),
             )
-        error = (join(predicted).float() - latents[:, history:]).square().mean((0, 2))
+        error = (predicted.float() - latents[:, history:]).square().mean((0, 2))
         return error.mean(), {"first_step": error[0].detach(), "last_step": error[-1].detach()}
 
     loop = LoopConfig(config.steps, config.learning_rate)

@@ -1,0 +1,68 @@
+"""The compact world model's own arithmetic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gbp_agent import DynamicsConfig, TrajectoryDataset
+from gbp_agent.data.latents import LatentDataset
+from gbp_agent.training.dynamics import train_dynamics
+from gbp_agent.types import Latent
+from gbp_agent.world_model import join, split
+
+
+def some_start(rows: int = 3) -> Latent:
+    generator = torch.Generator().manual_seed(1)
+    return split(torch.randn(rows, 1, 6, generator=generator), 4)
+
+
+def test_substeps_take_their_share_of_the_actions_in_turn(make_model: Any) -> None:
+    """A model of two substeps is a model of one, applied twice with half of the action each."""
+    fine = make_model(substeps=2)
+    single = make_model(frameskip=1)
+    single.predictor.load_state_dict(fine.predictor.state_dict())
+    actions = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(2))
+    past = actions[:, :0]
+    expected = single.rollout(some_start(), past[..., :2], actions.reshape(3, 8, 2))
+    torch.testing.assert_close(fine.unroll(some_start(), past, actions), join(expected))
+    found = fine.rollout(some_start(), past, actions)
+    torch.testing.assert_close(join(found), join(expected)[:, 1::2])
+
+
+@pytest.mark.parametrize("substeps", [1, 2])
+def test_predict_is_one_step_of_a_rollout(make_model: Any, substeps: int) -> None:
+    model = make_model(substeps=substeps)
+    actions = torch.randn(3, 1, 4, generator=torch.Generator().manual_seed(2))
+    expected = join(model.rollout(some_start(), actions[:, :0], actions))[:, 0]
+    found = model.predict(some_start(), model.embed_actions(actions))
+    torch.testing.assert_close(join(found), expected)
+
+
+@pytest.mark.parametrize("options", [{"substeps": 3}, {"substeps": 2, "history": 2}])
+def test_substeps_that_do_not_fit(make_model: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="substeps must divide frameskip"):
+        make_model(**options)
+
+
+@pytest.mark.parametrize("substeps", [1, 2])
+def test_dynamics_learn_to_predict(
+    make_model: Any, wall_data: TrajectoryDataset, tmp_path: Any, substeps: int
+) -> None:
+    model = make_model(substeps=substeps, predictor_width=32)
+    latents = LatentDataset.encode(model, wall_data, tmp_path / "latents.npy", progress=False)
+    window, actions = next(latents.windows(3, 2, np.arange(12), 300, 7))
+
+    def error() -> float:
+        with torch.no_grad():
+            predicted = join(model.rollout(split(window[:, :1], 4), actions[:, :0], actions))
+        return float((predicted - window[:, 1:]).square().mean())
+
+    before = error()
+    config = DynamicsConfig(steps=150, windows=32, horizon=2, learning_rate=1e-2)
+    train_dynamics(model, latents, np.arange(12), config, tmp_path, 0, False, False)
+    model.eval()
+    assert error() < 0.3 * before
