@@ -128,14 +128,32 @@ class WorldModelMPCAgent:
         device: the processor by default.
         """
         model, planning = load_checkpoint(name_or_path, revision=revision)
-        if isinstance(planner, str) and planner in PLANNERS:
-            planner = planner_from_settings(planner, planning.get("planners", {}))
+        model = model.to(device or "cpu")
         try:
-            objective = objective or GoalObjective(**planning.get("objective", {}))
-            config = config or MPCConfig(**planning.get("mpc", {}))
+            return cls.from_settings(model, planning, planner, config, objective, seed)
         except TypeError as error:
             raise ValueError(f"{name_or_path} has bad planning settings: {error}") from error
-        return cls(model.to(device or "cpu"), planner, objective, config, seed=seed)
+
+    @classmethod
+    def from_settings(
+        cls,
+        model: CompactWorldModel,
+        planning: dict[str, Any],
+        planner: str | Planner = "gradient",
+        config: MPCConfig | None = None,
+        objective: Objective | None = None,
+        seed: int = 0,
+    ) -> WorldModelMPCAgent:
+        """An agent that plans as a checkpoint's "planning" says, where nothing else is given.
+
+        Raises:
+            TypeError: a setting has an unknown name.
+        """
+        if isinstance(planner, str) and planner in PLANNERS:
+            planner = planner_from_settings(planner, planning.get("planners", {}))
+        objective = objective or GoalObjective(**planning.get("objective", {}))
+        config = config or MPCConfig(**planning.get("mpc", {}))
+        return cls(model, planner, objective, config, seed=seed)
 
     def save_pretrained(self, folder: str | Path, card: str = "") -> None:
         """Write a folder that `from_pretrained` reads, with this agent's settings as its own."""

@@ -303,6 +303,17 @@ def test_killed_and_resumed_equals_uninterrupted(
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("radii", ["fixed", "adaptive"])
+def test_embedded_actions_are_perturbed_for_many_steps(
+    radii: str, parent: Path, wall_data: TrajectoryDataset, tmp_path: Path
+) -> None:
+    options = AdversarialConfig(radii=radii, perturb_action="embedding")  # type: ignore[arg-type]
+    run = config(parent, wall_data, tmp_path / "run", adversarial=options)
+    trained = finetune(run)
+    before, _ = load_checkpoint(parent)
+    assert not torch.equal(trained.predictor.input.weight, before.predictor.input.weight)
+
+
 def test_zero_radii_are_the_control(
     parent: Path, wall_data: TrajectoryDataset, tmp_path: Path
 ) -> None:

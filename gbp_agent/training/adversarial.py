@@ -61,6 +61,7 @@ class Parts(NamedTuple):
     action: Tensor
 
 
+@torch.no_grad()
 def attack_radii(inputs: Parts, config: AdversarialConfig) -> Parts:
     """ε = λ · mean over the batch of the standard deviation within each sample."""
     scales = (config.visual, config.proprio, config.action)

@@ -14,7 +14,6 @@ Source: "Closing the Train-Test Gap in World Models for Gradient-Based Planning"
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -27,14 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..agent import MPCConfig, WorldModelMPCAgent
+from ..agent import WorldModelMPCAgent
 from ..checkpoint import load_checkpoint, save_checkpoint
 from ..data import TrajectoryDataset
 from ..data.latents import LatentDataset
 from ..data.simulate import Simulator
 from ..diagnostics import judge
-from ..objectives import GoalObjective
-from ..planners.settings import planner_from_settings
 from ..precision import Precision, uses_bfloat16
 from ..report import machine
 from ..types import Latent
@@ -45,44 +42,49 @@ from .loop import LoopConfig, optimize
 from .online import OnlineBatches, OnlineConfig
 from .run import claim, report
 
-log = logging.getLogger(__name__)
-
 METHODS = ("offline", "adversarial", "online", "online+adversarial")
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Everything that a finetuning run depends on.
-
-    model: the parent: a shipped name, a folder, or "hf://owner/repo".
-    data: dataset folder. out: folder for states, curves and the final `checkpoint`; a run that
-        was killed goes on when started again with the same `out`.
-    method: one of METHODS.
-    steps, windows: optimiser steps and windows in a batch.
-    horizon: model steps that are rolled out and compared; 1 is teacher forcing, more feeds
-        predictions back. An attack perturbs the first frame and all actions.
-    latents: file of the dataset's latents, written once and read by later runs; in `out` by
-        default. Runs with the same encoder and data can share it.
-    workers: simulator processes of the online methods; one per processor by default.
-    """
+    """Everything that a finetuning run depends on."""
 
     model: str
+    """The parent: a shipped name, a folder, or hf://owner/repo."""
     data: Path
+    """Dataset folder."""
     out: Path
+    """Folder for states, curves and the final `checkpoint`; a run that was killed goes on when
+    started again with the same one."""
     method: Literal["offline", "adversarial", "online", "online+adversarial"] = "adversarial"
+    """offline: plain training for as long, the control. adversarial: perturbed inputs. online: the
+    simulator corrects the planner's own trajectories."""
     steps: int = 3000
+    """Optimiser steps."""
     windows: int = 256
+    """Windows in a batch."""
     horizon: int = 1
+    """Model steps that are rolled out and compared; 1 is teacher forcing, more feeds predictions
+    back. An attack perturbs the first frame and all actions."""
     learning_rate: float = 1e-4
+    """Peak of the schedule."""
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     online: OnlineConfig = field(default_factory=OnlineConfig)
     latents: Path | None = None
+    """File of the data's latents, made if it is not there; in `out` by default. Runs with the same
+    encoder and data can share it."""
     workers: int | None = None
+    """Simulator processes of the online methods; one per processor by default."""
     held_out: float = 0.05
+    """Share of the episodes that is kept for judging."""
     seed: int = 0
+    """Of the batches, the attack and the agent's starts."""
     device: str = "cpu"
+    """Where to train."""
     precision: Precision = "auto"
+    """bfloat16 where the processor has matrix instructions for it, unless told otherwise."""
     progress: bool = True
+    """Show progress bars."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -119,9 +121,9 @@ def finetune(config: FinetuneConfig) -> CompactWorldModel:
     training, held_out = dataset.split(config.held_out)
     file = config.latents or config.out / "latents.npy"
     latents = LatentDataset.encode(model, dataset, file, config.progress)
-    model.predictor.requires_grad_(True)
     with ExitStack() as stack:
         batches = _batches(config, model, planning, dataset, latents, training, stack)
+        model.predictor.requires_grad_(True)  # an agent freezes its model
         optimize(
             config.method,
             model,
@@ -163,14 +165,7 @@ def _batches(
             **dataset.metadata["env_kwargs"],
         )
     )
-    agent = WorldModelMPCAgent(
-        model,
-        planner_from_settings("gradient", planning.get("planners", {})),
-        GoalObjective(**planning.get("objective", {})),
-        MPCConfig(**planning.get("mpc", {})),
-        seed=config.seed,
-    )
-    model.predictor.requires_grad_(True)  # the agent froze it
+    agent = WorldModelMPCAgent.from_settings(model, planning, seed=config.seed)
     source = OnlineBatches(
         agent,
         dataset,
