@@ -22,7 +22,7 @@ from gbp_agent import DynamicsConfig, PretrainConfig, RepresentationConfig, coll
 TASKS: dict[str, dict[str, Any]] = {
     "pusht": {
         "data": {"env_id": "gbp/PushT-v0", "episodes": 4000, "steps": 100},
-        "model": {"decoder_proprio": True, "proposals": 2048},
+        "model": {"decoder_proprio": True, "proposals": 2048, "initializer_width": 256},
         "representation": RepresentationConfig(steps=4000),
         "dynamics": DynamicsConfig(steps=20_000),
         "planning": {
@@ -33,7 +33,7 @@ TASKS: dict[str, dict[str, Any]] = {
     },
     "point_maze": {
         "data": {"env_id": "gbp/PointMaze-v0", "episodes": 3000, "steps": 100},
-        "model": {"latent_dim": 16, "predictor_width": 256},
+        "model": {"latent_dim": 16, "predictor_width": 256, "initializer_width": 256},
         "representation": RepresentationConfig(steps=1000),
         "dynamics": DynamicsConfig(steps=8000),
         "planning": {
@@ -44,7 +44,7 @@ TASKS: dict[str, dict[str, Any]] = {
     },
     "wall": {
         "data": {"env_id": "gbp/Wall-v0", "episodes": 2000, "steps": 100},
-        "model": {"latent_dim": 16, "predictor_width": 256},
+        "model": {"latent_dim": 16, "predictor_width": 256, "initializer_width": 256},
         "representation": RepresentationConfig(steps=800),
         "dynamics": DynamicsConfig(steps=5000),
         "planning": {

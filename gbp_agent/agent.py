@@ -101,6 +101,19 @@ class WorldModelMPCAgent:
         if not enough:
             none = (0, self.config.horizon, model.model_action_dim)
             self._proposals = model.proposals.new_zeros(none)
+        # A planner is told of the network's plans as if they were the rest of earlier ones.
+        settings = getattr(self.planner, "config", None)
+        self._network_starts = getattr(settings, "init", None) == "network"
+        if self._network_starts and model.initializer is None:
+            raise ValueError(
+                f"planner has init='network', but the model of {shape.env_id} has no "
+                "initialisation network; take init='proposals' or 'zeros'"
+            )
+        if self._network_starts and shape.initializer_steps < self.config.horizon:
+            raise ValueError(
+                f"horizon is {self.config.horizon}, but the initialisation network plans "
+                f"{shape.initializer_steps} model steps; give a horizon of at most so many"
+            )
         self._low, self._high = model.action_normalizer.bounds(
             np.asarray(shape.action_low, np.float32),
             np.asarray(shape.action_high, np.float32),
@@ -329,6 +342,12 @@ class WorldModelMPCAgent:
         goal = self._encode(batch, self.keys.goal_pixels, self.keys.goal_proprio, due)
         start = Latent(*(part[rows] for part in state.history))
         past, initial = state.past_actions[rows], state.plan[rows]
+        warm = initial.flatten(1).any(1)
+        if self._network_starts:
+            with torch.no_grad():
+                guess = model.initial_plan(start, goal)[:, : self.config.horizon]
+            initial = torch.where(warm[:, None, None], initial, guess)
+            warm = torch.ones_like(warm)
 
         generator = self._noise
         if deterministic:
@@ -336,7 +355,7 @@ class WorldModelMPCAgent:
         result = self.planner(
             self._cost(start, past, goal),
             initial,
-            warm=initial.flatten(1).any(1),
+            warm=warm,
             proposals=self._proposals,
             low=self._low,
             high=self._high,

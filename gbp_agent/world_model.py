@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .networks import ConvDecoder, ConvEncoder, MLPPredictor
+from .networks import ConvDecoder, ConvEncoder, MLPPredictor, PlanInitializer
 from .normalize import ActionNormalizer, Standardizer
 from .types import Latent
 
@@ -33,6 +33,8 @@ class CompactConfig:
     the visual latent can be of everything else.
     proposals, proposal_steps: K plans of so many model steps, cut from the training data, are kept
     with the model for planners to start from.
+    initializer_width, initializer_steps: hidden units of the initialisation network and model
+    steps of its plans; see PlanInitializer. A width of 0 leaves it out.
     """
 
     env_id: str
@@ -52,10 +54,12 @@ class CompactConfig:
     decoder_proprio: bool = False
     proposals: int = 512
     proposal_steps: int = 10
+    initializer_width: int = 0
+    initializer_steps: int = 5
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            least = 0 if name == "proposals" else 1
+            least = 0 if name in ("proposals", "initializer_width") else 1
             if name in ("env_id", "action_low", "action_high", "decoder_proprio"):
                 continue
             if not isinstance(value, int) or value < least:
@@ -113,6 +117,14 @@ class CompactWorldModel(nn.Module):
             config.proprio_dim if config.decoder_proprio else 0,
             config.decoder_width,
         )
+        self.initializer: PlanInitializer | None = None
+        if config.initializer_width:
+            self.initializer = PlanInitializer(
+                config.latent_dim + config.proprio_dim,
+                self.model_action_dim,
+                config.initializer_steps,
+                config.initializer_width,
+            )
 
         plans = torch.zeros(config.proposals, config.proposal_steps, self.model_action_dim)
         self.register_buffer("proposals", plans)
@@ -172,6 +184,21 @@ class CompactWorldModel(nn.Module):
     def predict(self, start: Latent, embedded_actions: Tensor) -> Latent:
         """The next frame, Latent (N,), from Latent (N, T) and embedded actions."""
         return split(self.predictor(join(start), embedded_actions), self.config.latent_dim)
+
+    def initial_plan(self, start: Latent, goal: Latent) -> Tensor:
+        """The initialisation network's plan, (N, initializer_steps, M), from Latent (N, T) and the
+        goal's Latent (N,).
+
+        Raises:
+            ValueError: the model has no initialisation network.
+        """
+        if self.initializer is None:
+            raise ValueError(
+                "this model has no initialisation network (initializer_width is 0); "
+                "plan with init='proposals' or 'zeros', or pre-train one with it"
+            )
+        plan: Tensor = self.initializer(join(start)[:, -1], join(goal))
+        return plan
 
     def decode(self, latent: Latent) -> Tensor:
         """Latent (...) → pixels (..., S, S, 3) uint8, what the model imagines."""

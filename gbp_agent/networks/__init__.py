@@ -3,6 +3,7 @@
 from .decoder import ConvDecoder
 from .encoder import ConvEncoder
 from .initialize import initialize
+from .initializer import PlanInitializer
 from .predictor import MLPPredictor
 
-__all__ = ["ConvDecoder", "ConvEncoder", "MLPPredictor", "initialize"]
+__all__ = ["ConvDecoder", "ConvEncoder", "MLPPredictor", "PlanInitializer", "initialize"]

@@ -21,7 +21,7 @@ from gbp_agent.planners.common import (
 from gbp_agent.planners.optimizers import OPTIMIZERS
 from gbp_agent.types import CostFunction, PlannerResult
 
-INITS = ("proposals", "zeros", "normal")
+INITS = ("proposals", "zeros", "normal", "network")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class GradientConfig:
     optimizer: "sgd", "momentum", "adam" or "adamw", with torch.optim's constants (momentum 0.9).
     learning_rate: > 0.
     steps: ≥ 0, gradient steps; 0 returns the best start.
-    init: where rows start, "proposals", "zeros" or "normal"; see `GradientPlanner`.
+    init: where rows start, "proposals", "zeros", "normal" or "network"; see `GradientPlanner`.
     init_std: ≥ 0, standard deviation of "normal" and of further restarts that are noise.
     restarts: ≥ 1, starts per problem, optimised side by side; the best one is returned.
     noise_std: ≥ 0, standard deviation of the noise added after each step.
@@ -47,7 +47,7 @@ class GradientConfig:
     optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "adam"
     learning_rate: float = 0.2
     steps: int = 100
-    init: Literal["proposals", "zeros", "normal"] = "proposals"
+    init: Literal["proposals", "zeros", "normal", "network"] = "proposals"
     init_std: float = 1.0
     restarts: int = 1
     noise_std: float = 0.003
@@ -84,6 +84,8 @@ class GradientPlanner:
     - "zeros": restart 0 is `initial` (warm rows) or zeros (other rows), further ones add noise
       of `init_std` to that.
     - "normal": as "zeros", but restart 0 of a row that is not warm is noise too.
+    - "network": as "zeros", from the plan of the model's initialisation network, which the agent
+      gives as `initial` to rows that are not warm and calls them so.
 
     Noise is drawn once per step with shape (S, H, M) for all rows, and a row that stops early
     stops by itself, so a row's plan does not depend on the rows beside it.

@@ -3,6 +3,7 @@
 from .adversarial import AdversarialConfig
 from .dynamics import DynamicsConfig
 from .finetune import FinetuneConfig, finetune
+from .initializer import InitializerConfig
 from .online import OnlineConfig
 from .pretrain import PretrainConfig, pretrain
 from .representation import RepresentationConfig
@@ -11,6 +12,7 @@ __all__ = [
     "AdversarialConfig",
     "DynamicsConfig",
     "FinetuneConfig",
+    "InitializerConfig",
     "OnlineConfig",
     "PretrainConfig",
     "RepresentationConfig",

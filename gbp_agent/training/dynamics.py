@@ -76,8 +76,8 @@ def train_dynamics(
         return error.mean(), {"first_step": error[0].detach(), "last_step": error[-1].detach()}
 
     loop = LoopConfig(config.steps, config.learning_rate)
-    model.encoder.requires_grad_(False)
-    model.decoder.requires_grad_(False)
+    model.requires_grad_(False)
+    model.predictor.requires_grad_(True)
     optimize("dynamics", model, loss_function, batches, loop, folder, progress)
 
 

@@ -3,7 +3,8 @@
 1. representation  encoder and decoder, on pixels                       representation.py
 2. latents         standardised; the whole dataset is encoded once      data/latents.py
 3. dynamics        the predictor, on cached latents                     dynamics.py
-4. judge           probe, spectrum, multi-step error on held-out episodes  diagnostics.py
+4. initializer     first guesses of plans, on cached latents            initializer.py
+5. judge           probe, spectrum, multi-step error on held-out episodes  diagnostics.py
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ..report import machine
 from ..world_model import CompactConfig, CompactWorldModel
 from .cards import model_card
 from .dynamics import DynamicsConfig, train_dynamics
+from .initializer import InitializerConfig, train_initializer
 from .representation import RepresentationConfig, train_representation
 from .run import as_json, claim, report
 
@@ -52,6 +54,7 @@ class PretrainConfig:
     model: dict[str, Any] = field(default_factory=dict)
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    initializer: InitializerConfig = field(default_factory=InitializerConfig)
     whitening: float = 0.0
     planning: dict[str, Any] = field(default_factory=dict)
     held_out: float = 0.05
@@ -80,6 +83,7 @@ def pretrain(config: PretrainConfig) -> CompactWorldModel:
     latents = LatentDataset.encode(model, dataset, config.out / "latents.npy", config.progress)
     model.proposals.copy_(draw_proposals(latents, training, model.config, config.seed))
     train_dynamics(model, latents, training, config.dynamics, *how)
+    train_initializer(model, latents, training, config.initializer, *how)
     metrics = judge(model, dataset, latents, training, held_out, config.seed)
     metrics["minutes"] = round((time.monotonic() - begun) / 60, 1)
     report(config.out, metrics)
