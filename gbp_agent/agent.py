@@ -259,6 +259,14 @@ class WorldModelMPCAgent:
             )
         return self._plan(batch, state, rows, begun, deterministic)
 
+    def cost(self, observation: Observation) -> CostFunction:
+        """What the planner minimises from this observation, as at the start of an episode."""
+        batch, _ = self._batched(observation)
+        rows = np.arange(len(batch[self.keys.proprio]))
+        state = self._empty_state(self._encode(batch, self.keys.pixels, self.keys.proprio, rows))
+        goal = self._encode(batch, self.keys.goal_pixels, self.keys.goal_proprio, rows)
+        return self._cost(state.history, state.past_actions, goal)
+
     # Details ----------------------------------------------------------------------------------
 
     def _batched(self, observation: Observation) -> tuple[dict[str, np.ndarray], bool]:

@@ -33,7 +33,7 @@ class OnlineConfig:
     every: optimiser steps from one round of acting to the next; the first is before step 0.
     trajectories: starts in a round. model_steps: length of each, in model steps.
     goals: "trajectory" takes the frame that a plan's length ahead in the same episode, "random" a
-        frame of another episode.
+        frame of another trajectory.
     share: of each batch that comes from such trajectories, 0…1; the rest is the dataset's.
     buffer: trajectories that are kept, the latest ones.
     """
@@ -173,29 +173,13 @@ class OnlineBatches:
 
     def _draw(self, rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
         """Starts and goals: frames with pixels, proprio and state, (B, …) each."""
-        config = self._agent.config
-        span = config.horizon * self._agent.model.config.frameskip
-        long_enough = self._episodes[self._dataset.episodes[self._episodes, 2] > span]
-        if not len(long_enough):
-            raise ValueError(f"no episode has the {span + 1} frames from a start to its goal")
-        starts, goals = [], []
-        for _ in range(self._config.trajectories):
-            index = int(rng.choice(long_enough))
-            first = int(rng.integers(self._dataset.episodes[index, 2] - span))
-            starts.append(self._frame(index, first))
-            if self._config.goals == "trajectory":
-                goals.append(self._frame(index, first + span))
-            else:
-                other = int(rng.choice(long_enough))
-                goals.append(
-                    self._frame(other, int(rng.integers(self._dataset.episodes[other, 2])))
-                )
-        return _stack(starts), _stack(goals)
-
-    def _frame(self, episode: int, row: int) -> dict[str, np.ndarray]:
-        arrays = self._dataset.episode(episode)
-        return {key: arrays[key][row] for key in ("pixels", "proprio", "state")}
-
-
-def _stack(frames: list[dict[str, np.ndarray]]) -> dict[str, Any]:
-    return {key: np.stack([frame[key] for frame in frames]) for key in frames[0]}
+        horizon, count = self._agent.config.horizon, self._config.trajectories
+        frameskip = self._agent.model.config.frameskip
+        windows = self._dataset.windows(horizon + 1, frameskip, self._episodes)
+        chosen = windows.batch(rng.integers(len(windows), size=count))
+        other = chosen
+        if self._config.goals == "random":
+            other = windows.batch(rng.integers(len(windows), size=count))
+        keys = ("pixels", "proprio", "state")
+        start = {key: chosen[key][:, 0].numpy() for key in keys}
+        return start, {key: other[key][:, -1].numpy() for key in keys}
