@@ -1,4 +1,4 @@
-"""Measures how fast the environments run and how long the planners think.
+"""Measures how fast the environments run, how long the planners think, and what caching saves.
 
 python examples/benchmark.py --threads 1 --json results/benchmark.json
 """
@@ -16,8 +16,14 @@ import numpy as np
 import torch
 import tyro
 
-from gbp_agent import EVALUATION_SEEDS_BEGIN, PLANNERS, WorldModelMPCAgent
+from gbp_agent import (
+    EVALUATION_SEEDS_BEGIN,
+    PLANNERS,
+    CompactWorldModel,
+    WorldModelMPCAgent,
+)
 from gbp_agent.report import machine
+from gbp_agent.world_model import join, split
 
 # What each environment is meant to reach on one core: steps per second with obs_type="state", and
 # milliseconds per 64 px frame.
@@ -102,6 +108,45 @@ def planner_timing(agent: WorldModelMPCAgent, rows: int, repeats: int) -> dict[s
     }
 
 
+def finetuning_timing(
+    model: CompactWorldModel, repeats: int, windows: int = 256
+) -> dict[str, float]:
+    """Milliseconds of a finetuning step on latents that were cached, and on frames that are
+    encoded anew: the same step, with two frames per window encoded before it."""
+    shape = model.config
+    frames = windows * (shape.history + 1)
+    pixels = torch.randint(256, (frames, shape.image_size, shape.image_size, 3), dtype=torch.uint8)
+    proprio = torch.randn(frames, shape.proprio_dim)
+    actions = torch.randn(windows, shape.history, model.model_action_dim)
+    pixels, proprio, actions = (part.to(model.device) for part in (pixels, proprio, actions))
+    model.predictor.requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.predictor.parameters(), lr=1e-6)
+
+    def encode() -> torch.Tensor:
+        with torch.no_grad():
+            return join(model.encode(pixels, proprio)).unflatten(0, (windows, -1))
+
+    def step(latents: torch.Tensor) -> None:
+        start = split(latents[:, :-1], shape.latent_dim)
+        predicted = join(model.rollout(start, actions[:, :-1], actions[:, -1:]))
+        optimizer.zero_grad()
+        (predicted[:, 0] - latents[:, -1]).square().mean().backward()
+        optimizer.step()
+
+    cached = encode()
+    figures = {}
+    for name, once in (("cached", lambda: step(cached)), ("encoded", lambda: step(encode()))):
+        once()  # the first one warms up
+        spent = []
+        for _ in range(repeats):
+            begun = time.perf_counter()
+            once()
+            spent.append(time.perf_counter() - begun)
+        figures[f"{name}_ms"] = 1000 * statistics.median(spent)
+    model.requires_grad_(False)
+    return {**figures, "ratio": figures["encoded_ms"] / figures["cached_ms"]}
+
+
 def main(args: Args) -> None:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
@@ -139,6 +184,13 @@ def main(args: Args) -> None:
                     f"| {timing['cost']:.4g} |",
                     flush=True,
                 )
+
+        model = WorldModelMPCAgent.from_pretrained(args.agent, device=args.device).model
+        timing = figures["finetuning"] = finetuning_timing(model, 4 * args.repeats)
+        print(
+            f"\nfinetuning step: {timing['cached_ms']:.1f} ms on cached latents, "
+            f"{timing['encoded_ms']:.1f} ms with encoding, {timing['ratio']:.1f} times as long"
+        )
 
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -39,13 +39,15 @@ class MPCConfig:
     next plan, 1…H. action_limit: bound of a model action, in standard deviations of the training
     data (the action space bounds it as well). precision: of the roll-outs. "bf16" is several times
     faster on processors with matrix instructions for it, and slightly less exact; "auto" takes it
-    there and "fp32" elsewhere.
+    there and "fp32" elsewhere. proposals: at most so many of the model's proposals are considered;
+    None takes all of them.
     """
 
     horizon: int = 5
     execute: int = 1
     action_limit: float = 3.0
     precision: Precision = "fp32"
+    proposals: int | None = None
 
     def __post_init__(self) -> None:
         if self.horizon < 1 or not 1 <= self.execute <= self.horizon:
@@ -55,6 +57,8 @@ class MPCConfig:
             )
         if not self.action_limit > 0:
             raise ValueError(f"action_limit must be above 0, got {self.action_limit}")
+        if self.proposals is not None and self.proposals < 0:
+            raise ValueError(f"proposals must be at least 0, got {self.proposals}")
 
 
 class WorldModelMPCAgent:
@@ -95,10 +99,8 @@ class WorldModelMPCAgent:
         self._goal: Observation | None = None
         self._state: AgentState | None = None
         shape = model.config
-        # Proposals that are too short for this horizon are of no use.
-        enough = shape.proposal_steps >= self.config.horizon
-        self._proposals = model.proposals[:, : self.config.horizon]
-        if not enough:
+        self._proposals = model.proposals[: self.config.proposals, : self.config.horizon]
+        if shape.proposal_steps < self.config.horizon:  # too short to be of use
             none = (0, self.config.horizon, model.model_action_dim)
             self._proposals = model.proposals.new_zeros(none)
         # A planner is told of the network's plans as if they were the rest of earlier ones.

@@ -82,8 +82,8 @@ def train_test_gap(
         ("expert", frames, window["action"].flatten(1, 2)),
         ("planner", own, torch.from_numpy(plan.actions)),
     ):
-        flat = (shown[key].reshape(-1, *shown[key].shape[2:]) for key in ("pixels", "proprio"))
-        latents = encode_frames(model, *flat).unflatten(0, (count, -1)).to(model.device)
+        pixels, proprio = (shown[k].reshape(-1, *shown[k].shape[2:]) for k in ("pixels", "proprio"))
+        latents = encode_frames(model, pixels, proprio).unflatten(0, (count, -1)).to(model.device)
         taken = model.action_normalizer.to_model(actions.to(model.device), frameskip)
         errors[name] = error_along(model, latents, taken)
     return errors

@@ -15,6 +15,7 @@ import pytest
 from gbp_agent import (
     EvaluationReport,
     MPCConfig,
+    OnlineConfig,
     PretrainConfig,
     TrajectoryDataset,
     checkpoint,
@@ -25,6 +26,11 @@ from gbp_agent.diagnostics import StateProbe
 
 FOLDER = Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+@pytest.fixture(autouse=True)
+def _scripts_import_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
 
 
 @pytest.fixture
@@ -60,10 +66,12 @@ def test_the_scripts_are_these() -> None:
         "benchmark",
         "collect",
         "evaluate",
+        "figures",
         "finetune",
         "pretrain",
         "quickstart",
         "record_video",
+        "reproduce",
     }
     assert expected <= set(SCRIPTS)
 
@@ -171,6 +179,54 @@ def test_table_goes_on_where_it_stopped(
         assert (path.stat().st_mtime_ns == written) == (path.name != "wall-cem.json")
 
 
+def test_reproduce_goes_on_where_it_stopped(
+    wall: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(StateProbe, "fit", partialmethod(StateProbe.fit, steps=20))
+    script = runpy.run_path(str(FOLDER / "reproduce.py"))
+    data = {"env_id": "gbp/Wall-v0", "episodes": 3, "steps": 30}
+    online = OnlineConfig(every=2, trajectories=2, model_steps=1)
+    small = {
+        "TASKS": {"wall": {"data": data}},
+        "SETTINGS": {"wall": {"online": online, "windows": 4, "workers": 1}},
+        "SHARED": {"steps": 2, "horizon": 1},
+        "GRID": (0.0, 0.2),
+        "ABLATION_EPISODES": 1,
+        "GAP_WINDOWS": 3,
+        "LANDSCAPE_WINDOWS": 2,
+    }
+    for name, value in small.items():
+        monkeypatch.setitem(script["main"].__globals__, name, value)
+    monkeypatch.chdir(wall.parent)  # where the name "wall" is the folder of the tiny model
+    args = script["Args"](
+        tasks=("wall",), models=("base", "offline", "online"), planners=("gd", "gradient"),
+        episodes=1, runs=tmp_path / "runs", data=tmp_path / "data", out=tmp_path / "out",
+        stages=("models", "table", "gap", "landscape", "figures"), device="cpu",
+    )  # fmt: skip
+    script["main"](args)
+    made = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.*")}
+    names = {
+        f"wall-{model}-{planner}-{mode}.json"
+        for model in args.models
+        for planner in args.planners
+        for mode in ("mpc", "open-loop")
+    }
+    assert made == {Path("table") / name for name in names} | {
+        Path(name)
+        for name in ("gap.json", "gap.png", "landscape.json", "landscape.png", "table.md")
+    }
+    gap = json.loads((tmp_path / "out" / "gap.json").read_text())
+    assert set(gap) == {"wall base", "wall offline", "wall online"}
+    for row in gap.values():
+        assert row["planner"]["one_step"]["low"] <= row["planner"]["one_step"]["mean"]
+    assert "| online |" in (tmp_path / "out" / "table.md").read_text()
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.json")}
+    (tmp_path / "out" / "table" / "wall-base-gd-mpc.json").unlink()
+    script["main"](args)
+    for path, written in kept.items():
+        assert (path.stat().st_mtime_ns == written) == (path.name != "wall-base-gd-mpc.json")
+
+
 def test_quickstart(run: Any, wall: Path) -> None:
     printed = run("quickstart", "--agent", wall, "--episodes", 1)
     assert "success    " in printed
@@ -198,3 +254,5 @@ def test_benchmark(run: Any, wall: Path) -> None:
     assert figures["planners"]["gradient, 1"]["ratio"] == 1.0
     assert figures["planners"]["mppi, 2"]["ms_per_decision"] > 0
     assert printed.count("| gradcem |") == 2
+    assert figures["finetuning"]["ratio"] > 0
+    assert "ms on cached latents" in printed

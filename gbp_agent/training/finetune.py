@@ -32,6 +32,7 @@ from ..data import TrajectoryDataset
 from ..data.latents import LatentDataset
 from ..data.simulate import Simulator
 from ..diagnostics import judge
+from ..planners import GradientPlanner
 from ..precision import Precision, uses_bfloat16
 from ..report import machine
 from ..types import Latent
@@ -165,7 +166,10 @@ def _batches(
             **dataset.metadata["env_kwargs"],
         )
     )
-    agent = WorldModelMPCAgent.from_settings(model, planning, seed=config.seed)
+    mpc = {**planning.get("mpc", {}), "proposals": config.online.proposals}
+    agent = WorldModelMPCAgent.from_settings(
+        model, {**planning, "mpc": mpc}, GradientPlanner(config.online.planner), seed=config.seed
+    )
     source = OnlineBatches(
         agent,
         dataset,

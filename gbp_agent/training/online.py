@@ -11,7 +11,7 @@ simulator as the expert.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from ..agent import WorldModelMPCAgent
 from ..data import TrajectoryDataset
 from ..data.latents import LatentDataset, encode_frames
 from ..data.simulate import Simulator
+from ..planners import GradientConfig
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class OnlineConfig:
         frame of another trajectory.
     share: of each batch that comes from such trajectories, 0…1; the rest is the dataset's.
     buffer: trajectories that are kept, the latest ones.
+    planner: of the agent that acts; proposals: at most so many of the model's are considered. Both
+        may be cheaper than what the finished agent plans with.
     """
 
     every: int = 250
@@ -44,6 +47,8 @@ class OnlineConfig:
     goals: Literal["trajectory", "random"] = "trajectory"
     share: float = 0.5
     buffer: int = 4096
+    planner: GradientConfig = field(default_factory=lambda: GradientConfig(steps=25, restarts=4))
+    proposals: int = 512
 
     def __post_init__(self) -> None:
         for name in ("every", "trajectories", "model_steps", "buffer"):

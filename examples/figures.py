@@ -1,0 +1,251 @@
+"""Draws what reproduce.py has measured: PNG files and Markdown tables beside the JSON.
+
+python examples/figures.py --out results/evidence
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gbp_agent import EvaluationReport, mcnemar, wilson_interval
+
+matplotlib.use("Agg")
+MODELS = ("base", "offline", "multi-step", "online", "adversarial", "online+adversarial")
+TITLES = {"pusht": "PushT", "point_maze": "PointMaze", "wall": "Wall"}
+PLANNERS = {
+    "gd": "GD", "adam": "Adam", "gradient": "Adam, shipped", "cem": "CEM",
+    "cem-tuned": "CEM, shipped",
+}  # fmt: skip
+COLORS = {
+    "gd": "#999999", "adam": "#4477aa", "gradient": "#223377", "cem": "#cc6677", "mppi": "#ddaa33",
+}  # fmt: skip
+
+
+@dataclass
+class Args:
+    out: Path = Path("results/evidence")
+    """Folder that reproduce.py writes."""
+
+
+def draw(out: Path) -> None:
+    """Everything that can be drawn from the files in `out`."""
+    write(out / "table.md", "\n".join(tables(out)))
+    for name, picture in (
+        ("gap", gap), ("landscape", landscape), ("efficiency", efficiency), ("ablations", radii),
+    ):  # fmt: skip
+        file = out / f"{name}.json"
+        if file.exists():
+            figure = picture(json.loads(file.read_text()))
+            temporary = out / f"{name}.tmp.png"
+            figure.savefig(temporary, dpi=110)
+            temporary.replace(out / f"{name}.png")
+            plt.close(figure)
+
+
+def write(file: Path, text: str) -> None:
+    """Under a temporary name first."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(file)
+
+
+# The table ---------------------------------------------------------------------------------------
+
+
+def tables(out: Path) -> Iterator[str]:
+    """Markdown lines: success per task and mode, milliseconds, tests."""
+    for task, title in TITLES.items():
+        for mode, words in (("mpc", "MPC"), ("open-loop", "open loop")):
+            cells = {
+                (model, planner): EvaluationReport.from_json(file)
+                for model in MODELS
+                for planner in PLANNERS
+                if (file := out / "table" / f"{task}-{model}-{planner}-{mode}.json").exists()
+            }
+            if cells:
+                yield f"### {title}, {words}\n"
+                yield from success_rows(cells)
+                yield ""
+                yield from test_rows(cells)
+                yield ""
+
+
+def success_rows(cells: dict[tuple[str, str], EvaluationReport]) -> Iterator[str]:
+    """One row per model, one column per planner."""
+    shown = [planner for planner in PLANNERS if any(p == planner for _, p in cells)]
+    yield f"| model | {' | '.join(PLANNERS[p] for p in shown)} |"
+    yield "|---|" + "---|" * len(shown)
+    for model in MODELS:
+        row = [success(cells.get((model, planner))) for planner in shown]
+        if any(cell != "–" for cell in row):
+            yield f"| {model} | {' | '.join(row)} |"
+    speed = []
+    for planner in shown:
+        ms = [report.planning.median_ms for (_, p), report in cells.items() if p == planner]
+        speed.append(f"{np.median(ms):.3g}")
+    yield f"| ms per decision | {' | '.join(speed)} |"
+
+
+def success(report: EvaluationReport | None) -> str:
+    """Per cent with its interval."""
+    if report is None:
+        return "–"
+    low, high = report.interval
+    return f"{100 * report.success_rate:.1f} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def test_rows(cells: dict[tuple[str, str], EvaluationReport]) -> Iterator[str]:
+    """Paired tests: finetuned against its controls, and Adam against CEM on the same model."""
+    pairs = [
+        ((model, planner), (control, planner))
+        for planner in ("adam", "gradient")
+        for model in MODELS[3:]
+        for control in ("offline", "multi-step")
+    ]
+    pairs += [((model, "gradient"), ("base", "cem")) for model in MODELS[1:]]
+    pairs += [((model, "gradient"), (model, "cem-tuned")) for model in MODELS]
+    pairs = [(a, b) for a, b in pairs if a in cells and b in cells]
+    if pairs:
+        yield "| a | b | only a | only b | p (McNemar) |\n|---|---|---|---|---|"
+    for a, b in pairs:
+        found = mcnemar(cells[a], cells[b])
+        names = " | ".join(f"{model}, {PLANNERS[planner]}" for model, planner in (a, b))
+        yield f"| {names} | {found.only_a} | {found.only_b} | {found.p_value:.3g} |"
+
+
+# The pictures ------------------------------------------------------------------------------------
+
+
+def by_task(rows: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """{"TASK NAME": row} → {task: {name: row}}, in the order of TITLES."""
+    found: dict[str, dict[str, Any]] = {task: {} for task in TITLES}
+    for key, row in rows.items():
+        task, _, name = key.partition(" ")
+        found[task][name] = row
+    return {task: named for task, named in found.items() if named}
+
+
+def panels(count: int, height: float = 3.6, rows: int = 1) -> tuple[Figure, np.ndarray]:
+    """A row of panels, or several."""
+    return plt.subplots(
+        rows, count, figsize=(4.2 * count, height * rows), squeeze=False, layout="constrained"
+    )
+
+
+def gap(rows: dict[str, Any]) -> Figure:
+    """One-step model error along expert and planner trajectories, per model."""
+    tasks = by_task(rows)
+    figure, axes = panels(len(tasks))
+    for axis, (task, models) in zip(axes[0], tasks.items(), strict=True):
+        names = [name for name in MODELS if name in models]
+        for shift, (who, color) in enumerate((("expert", "#88ccee"), ("planner", "#cc6677"))):
+            found = [models[name][who]["one_step"] for name in names]
+            mean = np.array([f["mean"] for f in found])
+            low, high = (np.array([f[k] for f in found]) for k in ("low", "high"))
+            place = np.arange(len(names)) + 0.4 * shift - 0.2
+            axis.bar(place, mean, 0.38, color=color, label=f"{who}'s trajectories")
+            axis.errorbar(place, mean, (mean - low, high - mean), fmt="none", ecolor="black", lw=1)
+        axis.set(title=TITLES[task], ylabel="one-step error (mean squared, latent)")
+        axis.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+        axis.legend(fontsize=8)
+    return figure
+
+
+def landscape(rows: dict[str, Any]) -> Figure:
+    """Cost slices round the expert's plan: one row per task, one column per model."""
+    tasks = by_task(rows)
+    names = [name for name in MODELS if any(name in models for models in tasks.values())]
+    figure, axes = panels(len(names), 3.4, len(tasks))
+    for line, (task, models) in zip(axes, tasks.items(), strict=True):
+        costs = [np.log10(np.array(row["cost"]) + 1e-4) for row in models.values()]
+        levels = np.linspace(min(c.min() for c in costs), max(c.max() for c in costs), 24)
+        for axis, name in zip(line, names, strict=True):
+            if name not in models:
+                axis.set_axis_off()
+                continue
+            row = models[name]
+            axis.contourf(
+                row["axis"], row["axis"], np.log10(np.array(row["cost"]) + 1e-4), levels,
+                cmap="viridis",
+            )  # fmt: skip
+            axis.plot(0, 0, "w+")
+            turn = row["gradient_variation"]
+            axis.set_title(
+                f"{TITLES[task]}, {name}\ngradient variation {turn['mean']:.2f} "
+                f"({turn['low']:.2f}–{turn['high']:.2f})",
+                fontsize=9,
+            )
+    return figure
+
+
+def efficiency(rows: dict[str, Any]) -> Figure:
+    """Success against milliseconds per decision; one panel per task and model."""
+    panel_rows: dict[str, dict[str, list[Any]]] = {}
+    for task, named in by_task(rows).items():
+        for name, row in named.items():
+            model, planner, _ = name.split(" ")
+            panel = panel_rows.setdefault(f"{TITLES[task]}, {model}", {})
+            panel.setdefault(planner, []).append(row)
+    figure, axes = panels(len(panel_rows))
+    for axis, (title, lines) in zip(axes[0], panel_rows.items(), strict=True):
+        for planner, found in lines.items():
+            error_line(axis, planner, found)
+        axis.set(title=title, xscale="log", xlabel="ms per decision", ylabel="success")
+        axis.set_ylim(0, 1)
+        axis.legend(fontsize=8)
+    return figure
+
+
+def error_line(axis: Axes, planner: str, found: list[Any]) -> None:
+    """A planner's budgets, with intervals."""
+    ms = [row["median_ms"] for row in found]
+    rate = np.array([row["success_rate"] for row in found])
+    low, high = (np.array([row[k] for row in found]) for k in ("success_low", "success_high"))
+    axis.errorbar(
+        ms, rate, (rate - low, high - rate), fmt="o-", ms=4, lw=1.2, capsize=2,
+        color=COLORS.get(planner), label=PLANNERS.get(planner, planner.upper()),
+    )  # fmt: skip
+
+
+def radii(rows: dict[str, Any]) -> Figure:
+    """Success for each pair of radii (left) and for the other variants (right), per task."""
+    tasks = by_task(rows)
+    figure, axes = panels(2, 3.8, len(tasks))
+    for (left, right), (task, named) in zip(axes, tasks.items(), strict=True):
+        grid = {
+            (float(words[1]), float(words[3])): row["success_rate"]
+            for name, row in named.items()
+            if (words := name.split(" "))[0] == "latent"
+        }
+        visual, action = (sorted({pair[i] for pair in grid}) for i in (0, 1))
+        image = np.array([[grid.get((v, a), np.nan) for a in action] for v in visual])
+        if image.size:
+            left.imshow(image, vmin=0, vmax=1, cmap="viridis", origin="lower")
+            for (i, j), value in np.ndenumerate(image):
+                left.text(j, i, f"{value:.0%}", ha="center", va="center", color="white")
+        left.set(title=f"{TITLES[task]}: success by radius", xlabel="λ action", ylabel="λ latent")
+        left.set_xticks(range(len(action)), [f"{a:g}" for a in action])
+        left.set_yticks(range(len(visual)), [f"{v:g}" for v in visual])
+        others = {name: row for name, row in named.items() if not name.startswith("latent")}
+        rate = np.array([row["success_rate"] for row in others.values()])
+        count = [row["episodes"] for row in others.values()]
+        bounds = [wilson_interval(round(r * n), n) for r, n in zip(rate, count, strict=True)]
+        error = np.array([(r - low, high - r) for r, (low, high) in zip(rate, bounds, strict=True)])
+        right.barh(range(len(rate)), rate, xerr=error.T if len(rate) else None, color="#88ccee")
+        right.set_yticks(range(len(rate)), list(others), fontsize=8)
+        right.set(title=TITLES[task], xlabel="success", xlim=(0, 1))
+    return figure
+
+
+if __name__ == "__main__":
+    draw(tyro.cli(Args, description=__doc__).out)

@@ -1,0 +1,349 @@
+"""Makes the evidence for finetuning: who plans how well with which model, and why.
+
+    python examples/reproduce.py
+    python examples/reproduce.py --tasks wall --stages models table --planners gradient
+
+models       finetunes a shipped model by every method, with two controls
+table        success of every model with every planner, open loop and MPC
+gap          model error along expert trajectories and along the planner's own
+landscape    planning cost round the expert's plan, and how fast its gradient turns
+efficiency   success against milliseconds per decision
+ablations    radii, attack steps, initialisation of the planner
+figures      PNG and Markdown of all that is there
+
+What is there already is not made again: a killed run goes on with the same command. Everything
+takes hours on two processor cores, and one call can do a part of it.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import figures
+import gbp_envs  # noqa: F401  (registers gbp/…)
+import numpy as np
+import torch
+import tyro
+from pretrain import TASKS
+
+from gbp_agent import (
+    AdversarialConfig,
+    CEMConfig,
+    CEMPlanner,
+    EvaluationReport,
+    FinetuneConfig,
+    GradientConfig,
+    GradientPlanner,
+    MPPIConfig,
+    MPPIPlanner,
+    OnlineConfig,
+    Planner,
+    TrajectoryDataset,
+    WorldModelMPCAgent,
+    collect,
+    evaluate,
+    finetune,
+    load_checkpoint,
+)
+from gbp_agent.data.simulate import Simulator
+from gbp_agent.gap import train_test_gap
+from gbp_agent.landscape import cost_slice, gradient_variation
+from gbp_agent.planners.settings import planner_from_settings
+
+Stage = Literal["models", "table", "gap", "landscape", "efficiency", "ablations", "figures"]
+STAGES: tuple[Stage, ...] = (
+    "models", "table", "gap", "landscape", "efficiency", "ablations", "figures",
+)  # fmt: skip
+
+# How every model is finetuned: the same steps, batches and learning rate. `offline` and
+# `multi-step` are the controls: training goes on as it was, with one predicted frame and with
+# three, which is what the other methods are given as well.
+SHARED: dict[str, Any] = {"steps": 4000, "learning_rate": 3e-4, "horizon": 3}
+METHODS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "offline": {"method": "offline", "horizon": 1},
+    "multi-step": {"method": "offline"},
+    "online": {"method": "online"},
+    "adversarial": {"method": "adversarial"},
+    "online+adversarial": {"method": "online+adversarial"},
+}
+# Per task: what was chosen on validation seeds.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "pusht": {"online": OnlineConfig(every=500, trajectories=256)},
+    "point_maze": {"online": OnlineConfig(every=500, trajectories=256, goals="random")},
+    "wall": {"online": OnlineConfig(every=500, trajectories=256, goals="random")},
+}
+GRADIENT_DESCENT_RATE = {"pusht": 10.0, "point_maze": 10.0, "wall": 10.0}
+GRID = (0.0, 0.05, 0.2, 0.5)  # of the ablations' radii
+ABLATION_EPISODES = 100
+GAP_WINDOWS, LANDSCAPE_WINDOWS = 512, 64
+
+
+@dataclass
+class Args:
+    stages: tuple[Stage, ...] = STAGES
+    """What to make."""
+    tasks: tuple[str, ...] = tuple(SETTINGS)
+    """For which shipped models."""
+    models: tuple[str, ...] = tuple(METHODS)
+    """Rows of the table."""
+    planners: tuple[str, ...] = ("gd", "adam", "gradient", "cem", "cem-tuned")
+    """Columns of the table; see planners() in this file."""
+    episodes: int = 200
+    """Held-out episodes of a cell of the table."""
+    data: Path = Path("data")
+    """Folder of the datasets, one per task, collected where missing."""
+    runs: Path = Path("runs/evidence")
+    """Folder of the finetuning runs, TASK-METHOD; the models are in their `checkpoint`s."""
+    out: Path = Path("results/evidence")
+    """Folder of the figures."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to train and to plan."""
+
+
+@dataclass
+class Ledger:
+    """Rows of one stage by name, in a JSON file that is written after each of them."""
+
+    file: Path
+    rows: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.file.exists():
+            self.rows = json.loads(self.file.read_text())
+
+    def add(self, name: str, make: Callable[[], Any]) -> None:
+        """Make a row that is not there yet."""
+        if name in self.rows:
+            return
+        print(f"{self.file.stem}: {name}", flush=True)
+        self.rows[name] = make()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.rows, indent=1) + "\n")
+        temporary.replace(self.file)
+
+
+# Models and planners ---------------------------------------------------------------------------
+
+
+def dataset(args: Args, task: str) -> TrajectoryDataset:
+    """The data that the shipped model was trained on."""
+    return collect(folder=args.data / task, seed=0, **TASKS[task]["data"])
+
+
+def checkpoint(args: Args, task: str, model: str) -> str:
+    """Where a model of the table is."""
+    return task if model == "base" else str(args.runs / f"{task}-{model}" / "checkpoint")
+
+
+def train(args: Args, task: str, name: str, settings: dict[str, Any]) -> None:
+    """Finetune the shipped model of a task, unless it has been."""
+    out = args.runs / f"{task}-{name}"
+    if (out / "checkpoint").exists():
+        return
+    print(f"models: {out.name}", flush=True)
+    dataset(args, task)
+    latents = args.runs / f"{task}-latents.npy"
+    shared = {"data": args.data / task, "out": out, "latents": latents, "device": args.device}
+    finetune(FinetuneConfig(model=task, **{**SHARED, **SETTINGS[task], **shared, **settings}))
+
+
+def planners(task: str) -> dict[str, Planner]:
+    """The columns of the table: as published, from zeros; and with the shipped settings."""
+    _, planning = load_checkpoint(task)
+    shipped = planning["planners"]
+    rate = GRADIENT_DESCENT_RATE[task]
+    return {
+        "gd": GradientPlanner(GradientConfig("sgd", rate, 100, "zeros")),
+        "adam": GradientPlanner(GradientConfig("adam", 0.2, 100, "zeros")),
+        "gradient": planner_from_settings("gradient", shipped),
+        "cem": CEMPlanner(CEMConfig(300, 30, 30, "zeros")),
+        "cem-tuned": planner_from_settings("cem", shipped),
+    }
+
+
+def load(args: Args, task: str, model: str, planner: Planner, whole: bool) -> WorldModelMPCAgent:
+    """An agent; with `whole` it acts a plan out before it plans again."""
+    agent = WorldModelMPCAgent.from_pretrained(checkpoint(args, task, model), planner, args.device)
+    config = replace(agent.config, execute=agent.config.horizon if whole else 1)
+    return WorldModelMPCAgent(agent.model, planner, agent.objective, config)
+
+
+def play(agent: WorldModelMPCAgent, episodes: int, open_loop: bool) -> EvaluationReport:
+    """Evaluate on the held-out episodes, which are the same for all."""
+    steps = agent.config.horizon * agent.model.config.frameskip
+    kwargs: dict[str, Any] = {"max_episode_steps": steps} if open_loop else {}
+    return evaluate(agent, agent.model.config.env_id, episodes, **kwargs)
+
+
+# Stages ------------------------------------------------------------------------------------------
+
+
+def make_models(args: Args, task: str) -> None:
+    for name in args.models:
+        if name != "base":
+            train(args, task, name, METHODS[name])
+
+
+def make_table(args: Args, task: str) -> None:
+    for name, planner in planners(task).items():
+        for model in args.models:
+            for open_loop in (False, True):
+                mode = "open-loop" if open_loop else "mpc"
+                file = args.out / "table" / f"{task}-{model}-{name}-{mode}.json"
+                if name not in args.planners or file.exists():
+                    continue
+                print(f"table: {file.stem}", flush=True)
+                # As published, CEM acts its whole plan out, gradient planning one model step.
+                agent = load(args, task, model, planner, whole=open_loop or name == "cem")
+                report = play(agent, args.episodes, open_loop)
+                replace(report, agent=f"{model}, {name}").to_json(file)
+
+
+def make_gap(args: Args, task: str) -> None:
+    data = dataset(args, task)
+    ledger = Ledger(args.out / "gap.json")
+    planner = planners(task)["adam"]
+    with Simulator(TASKS[task]["data"]["env_id"], os.cpu_count() or 1) as simulator:
+        for model in args.models:
+            agent = load(args, task, model, planner, whole=True)
+            windows = data.windows(
+                agent.config.horizon + 1, agent.model.config.frameskip, data.split()[1]
+            )
+
+            def measure(agent: Any = agent, windows: Any = windows) -> dict[str, Any]:
+                errors = train_test_gap(agent, windows, simulator, count=GAP_WINDOWS)
+                return {
+                    who: {
+                        kind: {**spread(error.mean(1)), "steps": error.mean(0).tolist()}
+                        for kind, error in found.items()
+                    }
+                    for who, found in errors.items()
+                }
+
+            ledger.add(f"{task} {model}", measure)
+
+
+def make_landscape(args: Args, task: str) -> None:
+    data = dataset(args, task)
+    ledger = Ledger(args.out / "landscape.json")
+    planner = planners(task)["adam"]
+    for model in args.models:
+        agent = load(args, task, model, planner, whole=True)
+        frameskip = agent.model.config.frameskip
+        windows = data.windows(agent.config.horizon + 1, frameskip, data.split()[1])
+        chosen = np.random.default_rng(0).integers(len(windows), size=LANDSCAPE_WINDOWS)
+        window = windows.batch(chosen)
+        expert = agent.model.action_normalizer.to_model(window["action"].flatten(1, 2), frameskip)
+        observation = {
+            "pixels": window["pixels"][:, 0].numpy(),
+            "proprio": window["proprio"][:, 0].numpy(),
+            "goal_pixels": window["pixels"][:, -1].numpy(),
+            "goal_proprio": window["proprio"][:, -1].numpy(),
+        }
+
+        def measure(
+            agent: Any = agent, observation: Any = observation, expert: Any = expert
+        ) -> Any:
+            expert = expert.to(agent.device)
+            first = {key: value[:1] for key, value in observation.items()}
+            axis, cost = cost_slice(agent.cost(first), expert[:1], span=2.0, points=41)
+            return {
+                "gradient_variation": spread(gradient_variation(agent.cost(observation), expert)),
+                "axis": [round(v, 3) for v in axis.tolist()],
+                "cost": [[round(v, 5) for v in row] for row in cost.tolist()],
+            }
+
+        ledger.add(f"{task} {model}", measure)
+
+
+def make_efficiency(args: Args, task: str) -> None:
+    budgets: dict[str, Planner] = {}
+    for steps in (10, 30, 100, 300):
+        rate = GRADIENT_DESCENT_RATE[task]
+        budgets[f"gd {steps}"] = GradientPlanner(GradientConfig("sgd", rate, steps, "zeros"))
+        budgets[f"adam {steps}"] = GradientPlanner(GradientConfig("adam", 0.2, steps, "zeros"))
+    for steps in (1, 3, 10, 30):
+        budgets[f"cem {steps}"] = CEMPlanner(CEMConfig(iterations=steps, init="zeros"))
+        budgets[f"mppi {steps}"] = MPPIPlanner(MPPIConfig(iterations=steps, init="zeros"))
+    shipped = planners(task)["gradient"]
+    for steps in (0, 5, 15, 50):
+        config = replace(shipped.config, steps=steps)  # type: ignore[attr-defined]
+        budgets[f"gradient {steps}"] = GradientPlanner(config)
+    ledger = Ledger(args.out / "efficiency.json")
+    for name, planner in budgets.items():
+        for model in ("base", "online"):
+            agent = load(args, task, model, planner, whole=False)
+            ledger.add(
+                f"{task} {model} {name}",
+                lambda agent=agent: play(agent, ABLATION_EPISODES, False).summary(),
+            )
+
+
+def make_ablations(args: Args, task: str) -> None:
+    ledger = Ledger(args.out / "ablations.json")
+    best = planners(task)["gradient"]
+    variants: dict[str, AdversarialConfig] = {}
+    for visual in GRID:
+        for action in GRID:
+            config = AdversarialConfig(visual=visual, proprio=visual, action=action)
+            variants[f"latent {visual:g} action {action:g}"] = config
+    variants["fixed radii"] = AdversarialConfig(radii="fixed")
+    variants["adaptive radii"] = AdversarialConfig()
+    variants["attack steps 3"] = AdversarialConfig(attack_steps=3)
+    for name, config in variants.items():
+        run = f"ablation-{name.replace(' ', '-')}"
+        settings = {"method": "adversarial", "adversarial": config, "steps": SHARED["steps"] // 2}
+        if f"{task} {name}" not in ledger.rows:
+            train(args, task, run, settings)
+        ledger.add(
+            f"{task} {name}",
+            lambda run=run: play(
+                load(args, task, run, best, whole=False), ABLATION_EPISODES, False
+            ).summary(),
+        )
+    for init in ("zeros", "normal", "network", "proposals"):
+        for open_loop in (False, True):
+            planner = GradientPlanner(GradientConfig("adam", 0.2, 100, init))
+            mode = "open loop" if open_loop else "mpc"
+            ledger.add(
+                f"{task} init {init} {mode}",
+                lambda planner=planner, open_loop=open_loop: play(
+                    load(args, task, "base", planner, open_loop), ABLATION_EPISODES, open_loop
+                ).summary(),
+            )
+
+
+def spread(values: torch.Tensor) -> dict[str, float]:
+    """Mean with its bootstrap 95 % interval, and median, of values (N,)."""
+    array = values.double().cpu().numpy()
+    resampled = np.random.default_rng(0).choice(array, (1000, len(array))).mean(1)
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    found = {"mean": array.mean(), "low": low, "high": high, "median": np.median(array)}
+    return {key: float(f"{value:.6g}") for key, value in found.items()}
+
+
+def main(args: Args) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    makers = {
+        "models": make_models,
+        "table": make_table,
+        "gap": make_gap,
+        "landscape": make_landscape,
+        "efficiency": make_efficiency,
+        "ablations": make_ablations,
+    }
+    for stage, make in makers.items():
+        for task in args.tasks if stage in args.stages else ():
+            make(args, task)
+    if "figures" in args.stages:
+        figures.draw(args.out)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
