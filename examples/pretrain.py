@@ -44,13 +44,19 @@ TASKS: dict[str, dict[str, Any]] = {
     },
     "wall": {
         "data": {"env_id": "gbp/Wall-v0", "episodes": 2000, "steps": 100},
-        "model": {"latent_dim": 16, "predictor_width": 256, "initializer_width": 256},
+        "model": {
+            "latent_dim": 16,
+            "predictor_width": 128,
+            "substeps": 5,
+            "initializer_width": 256,
+            "initializer_steps": 8,
+        },
         "representation": RepresentationConfig(steps=800),
-        "dynamics": DynamicsConfig(steps=5000),
+        "dynamics": DynamicsConfig(steps=8000, horizon=2),
         "planning": {
-            "mpc": {"precision": "auto", "action_limit": 2.0},
+            "mpc": {"precision": "auto", "action_limit": 2.0, "horizon": 8},
             "objective": {"frames": "all", "base": 8.0},
-            "planners": {"gradient": {"steps": 50, "restarts": 4}},
+            "planners": {"gradient": {"steps": 20, "restarts": 4, "learning_rate": 0.1}},
         },
     },
 }

@@ -62,7 +62,7 @@ STAGES: tuple[Stage, ...] = (
 # How every model is finetuned: the same steps, batches and learning rate. `offline` and
 # `multi-step` are the controls: training goes on as it was, with one predicted frame and with
 # three, which is what the other methods are given as well.
-SHARED: dict[str, Any] = {"steps": 4000, "learning_rate": 3e-4, "horizon": 3}
+SHARED: dict[str, Any] = {"steps": 5000, "learning_rate": 3e-4, "horizon": 3}
 METHODS: dict[str, dict[str, Any]] = {
     "base": {},
     "offline": {"method": "offline", "horizon": 1},

@@ -144,6 +144,14 @@ def test_proposals_shorter_than_the_horizon_are_left_out(make_agent: Any) -> Non
     assert planner.calls[0].proposals.shape == (0, 7, F * A)
 
 
+@pytest.mark.parametrize(("limit", "count"), [(None, 3), (0, 0), (2, 2), (9, 3)])
+def test_number_of_proposals(limit: int | None, count: int, make_agent: Any) -> None:
+    planner = StubPlanner()
+    config = MPCConfig(horizon=4, proposals=limit)
+    make_agent(planner=planner, config=config).act(observations(None))
+    assert planner.calls[0].proposals.shape == (count, 4, F * A)
+
+
 # History --------------------------------------------------------------------------------------
 
 
@@ -403,8 +411,12 @@ def test_number_of_rows_changes(make_agent: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"horizon": 0}, {"execute": 0}, {"horizon": 2, "execute": 3}, {"action_limit": 0}]
-)
+    "settings",
+    [
+        {"horizon": 0}, {"execute": 0}, {"horizon": 2, "execute": 3}, {"action_limit": 0},
+        {"proposals": -1},
+    ],
+)  # fmt: skip
 def test_bad_execution(settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must"):
         MPCConfig(**settings)
