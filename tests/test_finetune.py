@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
+import time
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from gbp_agent import (
@@ -299,6 +303,42 @@ def test_killed_and_resumed_equals_uninterrupted(
         finetune(config(parent, wall_data, tmp_path / "killed", **options))
     monkeypatch.setattr(module._Loss, "__call__", loss)
     resumed = finetune(config(parent, wall_data, tmp_path / "killed", **options))
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+import gbp_envs, torch
+from gbp_agent import FinetuneConfig, OnlineConfig, finetune
+torch.set_num_threads(1)
+module = sys.modules["gbp_agent.training.finetune"]
+saving = module.LoopConfig
+module.LoopConfig = lambda *given, **named: saving(*given, **named, save_seconds=0.0)
+finetune({config})
+"""
+
+
+def test_kill_9_and_resumed_equals_uninterrupted(
+    parent: Path, wall_data: TrajectoryDataset, tmp_path: Path
+) -> None:
+    online = OnlineConfig(every=200, trajectories=2, model_steps=2)
+    options: dict[str, Any] = {"method": "online+adversarial", "steps": 400, "online": online}
+    whole = finetune(config(parent, wall_data, tmp_path / "whole", **options))
+    run = config(parent, wall_data, tmp_path / "killed", **options)
+    text = repr(run).replace("PosixPath(", "Path(")
+    names = "from gbp_agent import AdversarialConfig, GradientConfig\n"
+    child = subprocess.Popen([sys.executable, "-c", names + CHILD.format(config=text)])
+    state = tmp_path / "killed" / "online+adversarial.safetensors"
+    deadline = time.monotonic() + 120
+    while not state.exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    with safe_open(state, framework="pt") as file:
+        assert 0 < int(file.metadata()["step"]) < run.steps
+    resumed = finetune(run)
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
