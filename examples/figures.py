@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from gbp_agent import EvaluationReport, mcnemar, wilson_interval
 
@@ -25,6 +26,7 @@ PLANNERS = {
     "gd": "GD", "adam": "Adam", "gradient": "Adam, shipped", "cem": "CEM",
     "cem-tuned": "CEM, shipped",
 }  # fmt: skip
+MODES = {"mpc": "MPC", "open-loop": "open loop"}
 COLORS = {
     "gd": "#999999", "adam": "#4477aa", "gradient": "#223377", "cem": "#cc6677", "mppi": "#ddaa33",
 }  # fmt: skip
@@ -65,7 +67,7 @@ def write(file: Path, text: str) -> None:
 def tables(out: Path) -> Iterator[str]:
     """Markdown lines: success per task and mode, milliseconds, tests."""
     for task, title in TITLES.items():
-        for mode, words in (("mpc", "MPC"), ("open-loop", "open loop")):
+        for mode, words in MODES.items():
             cells = {
                 (model, planner): EvaluationReport.from_json(file)
                 for model in MODELS
@@ -123,6 +125,24 @@ def test_rows(cells: dict[tuple[str, str], EvaluationReport]) -> Iterator[str]:
         yield f"| {names} | {found.only_a} | {found.only_b} | {found.p_value:.3g} |"
 
 
+def card_rows(out: Path, task: str, model: str) -> Iterator[str]:
+    """Markdown lines for a model card: every planner that the model was tried with."""
+    yield "Held-out episodes, % with Wilson 95 % interval, and median milliseconds per decision.\n"
+    yield "| planner | success | ms | episodes | planned together | machine |"
+    yield "|---|---|---|---|---|---|"
+    for planner, name in PLANNERS.items():
+        for mode, words in MODES.items():
+            file = out / "table" / f"{task}-{model}-{planner}-{mode}.json"
+            if file.exists():
+                report = EvaluationReport.from_json(file)
+                plan = report.planning
+                yield (
+                    f"| {name}, {words} | {success(report)} | {plan.median_ms:.1f} "
+                    f"| {len(report.episodes)} | {plan.batch_size:g} | {report.machine} |"
+                )
+    yield "\nMade by `python examples/reproduce.py`."
+
+
 # The pictures ------------------------------------------------------------------------------------
 
 
@@ -157,6 +177,7 @@ def gap(rows: dict[str, Any]) -> Figure:
             axis.errorbar(place, mean, (mean - low, high - mean), fmt="none", ecolor="black", lw=1)
         axis.set(title=TITLES[task], ylabel="one-step error (mean squared, latent)")
         axis.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+        axis.margins(y=0.3)  # room for the legend
         axis.legend(fontsize=8)
     return figure
 
@@ -179,6 +200,7 @@ def landscape(rows: dict[str, Any]) -> Figure:
                 cmap="viridis",
             )  # fmt: skip
             axis.plot(0, 0, "w+")
+            axis.set(xlabel="first direction", ylabel="second direction")
             turn = row["gradient_variation"]
             axis.set_title(
                 f"{TITLES[task]}, {name}\ngradient variation {turn['mean']:.2f} "
@@ -189,20 +211,23 @@ def landscape(rows: dict[str, Any]) -> Figure:
 
 
 def efficiency(rows: dict[str, Any]) -> Figure:
-    """Success against milliseconds per decision; one panel per task and model."""
-    panel_rows: dict[str, dict[str, list[Any]]] = {}
-    for task, named in by_task(rows).items():
-        for name, row in named.items():
-            model, planner, _ = name.split(" ")
-            panel = panel_rows.setdefault(f"{TITLES[task]}, {model}", {})
-            panel.setdefault(planner, []).append(row)
-    figure, axes = panels(len(panel_rows))
-    for axis, (title, lines) in zip(axes[0], panel_rows.items(), strict=True):
-        for planner, found in lines.items():
-            error_line(axis, planner, found)
-        axis.set(title=title, xscale="log", xlabel="ms per decision", ylabel="success")
-        axis.set_ylim(0, 1)
-        axis.legend(fontsize=8)
+    """Success against milliseconds per decision: one row per task, one column per model."""
+    tasks = by_task(rows)
+    models = list(dict.fromkeys(name.split(" ")[0] for named in tasks.values() for name in named))
+    figure, axes = panels(len(models), 3.4, len(tasks))
+    for line, (task, named) in zip(axes, tasks.items(), strict=True):
+        for axis, model in zip(line, models, strict=True):
+            lines: dict[str, list[Any]] = {}
+            for name, row in named.items():
+                owner, planner, _ = name.split(" ")
+                if owner == model:
+                    lines.setdefault(planner, []).append(row)
+            for planner, found in lines.items():
+                error_line(axis, planner, sorted(found, key=lambda row: row["median_ms"]))
+            axis.set(title=f"{TITLES[task]}, {model}", xscale="log", ylim=(0, 1))
+            axis.set(xlabel="milliseconds per decision", ylabel="success")
+            axis.xaxis.set_minor_formatter(NullFormatter())
+            axis.legend(fontsize=7, loc="lower right")
     return figure
 
 

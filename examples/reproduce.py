@@ -9,6 +9,7 @@ gap          model error along expert trajectories and along the planner's own
 landscape    planning cost round the expert's plan, and how fast its gradient turns
 efficiency   success against milliseconds per decision
 ablations    radii, attack steps, initialisation of the planner
+cards        writes a finetuned model's rows of the table into its model card
 figures      PNG and Markdown of all that is there
 
 What is there already is not made again: a killed run goes on with the same command. Everything
@@ -54,7 +55,9 @@ from gbp_agent.gap import train_test_gap
 from gbp_agent.landscape import cost_slice, gradient_variation
 from gbp_agent.planners.settings import planner_from_settings
 
-Stage = Literal["models", "table", "gap", "landscape", "efficiency", "ablations", "figures"]
+Stage = Literal[
+    "models", "table", "gap", "landscape", "efficiency", "ablations", "cards", "figures"
+]
 STAGES: tuple[Stage, ...] = (
     "models", "table", "gap", "landscape", "efficiency", "ablations", "figures",
 )  # fmt: skip
@@ -72,14 +75,20 @@ METHODS: dict[str, dict[str, Any]] = {
     "online+adversarial": {"method": "online+adversarial"},
 }
 # Per task: what was chosen on validation seeds.
+CHEAP = GradientConfig(steps=15, restarts=4, learning_rate=0.1)
 SETTINGS: dict[str, dict[str, Any]] = {
     "pusht": {"online": OnlineConfig(every=500, trajectories=256)},
-    "point_maze": {"online": OnlineConfig(every=500, trajectories=256, goals="random")},
-    "wall": {"online": OnlineConfig(every=500, trajectories=256, goals="random")},
+    "point_maze": {"online": OnlineConfig(every=500, trajectories=128, goals="random")},
+    "wall": {
+        "online": OnlineConfig(
+            every=500, trajectories=160, goals="random", planner=CHEAP, proposals=128
+        )
+    },
 }
 GRADIENT_DESCENT_RATE = {"pusht": 10.0, "point_maze": 10.0, "wall": 10.0}
 GRID = (0.0, 0.05, 0.2, 0.5)  # of the ablations' radii
 ABLATION_EPISODES = 100
+CARD_HEADING = "## Closed-loop success"
 GAP_WINDOWS, LANDSCAPE_WINDOWS = 512, 64
 
 
@@ -319,6 +328,16 @@ def make_ablations(args: Args, task: str) -> None:
             )
 
 
+def make_cards(args: Args, task: str) -> None:
+    for model in args.models:
+        card = Path(checkpoint(args, task, model)) / "README.md"
+        if model == "base" or not card.exists():
+            continue
+        before = card.read_text(encoding="utf-8").split(CARD_HEADING)[0].rstrip()
+        rows = list(figures.card_rows(args.out, task, model))
+        figures.write(card, "\n".join([before, "", CARD_HEADING, "", *rows]))
+
+
 def spread(values: torch.Tensor) -> dict[str, float]:
     """Mean with its bootstrap 95 % interval, and median, of values (N,)."""
     array = values.double().cpu().numpy()
@@ -337,6 +356,7 @@ def main(args: Args) -> None:
         "landscape": make_landscape,
         "efficiency": make_efficiency,
         "ablations": make_ablations,
+        "cards": make_cards,
     }
     for stage, make in makers.items():
         for task in args.tasks if stage in args.stages else ():

@@ -201,7 +201,7 @@ def test_reproduce_goes_on_where_it_stopped(
     args = script["Args"](
         tasks=("wall",), models=("base", "offline", "online"), planners=("gd", "gradient"),
         episodes=1, runs=tmp_path / "runs", data=tmp_path / "data", out=tmp_path / "out",
-        stages=("models", "table", "gap", "landscape", "figures"), device="cpu",
+        stages=("models", "table", "gap", "landscape", "cards", "figures"), device="cpu",
     )  # fmt: skip
     script["main"](args)
     made = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.*")}
@@ -220,9 +220,12 @@ def test_reproduce_goes_on_where_it_stopped(
     for row in gap.values():
         assert row["planner"]["one_step"]["low"] <= row["planner"]["one_step"]["mean"]
     assert "| online |" in (tmp_path / "out" / "table.md").read_text()
+    card = tmp_path / "runs" / "wall-online" / "checkpoint" / "README.md"
+    assert card.read_text().count("| Adam, shipped, open loop |") == 1
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.json")}
     (tmp_path / "out" / "table" / "wall-base-gd-mpc.json").unlink()
     script["main"](args)
+    assert card.read_text().count("| Adam, shipped, open loop |") == 1
     for path, written in kept.items():
         assert (path.stat().st_mtime_ns == written) == (path.name != "wall-base-gd-mpc.json")
 
