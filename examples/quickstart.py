@@ -14,7 +14,7 @@ from gbp_agent import WorldModelMPCAgent, evaluate
 
 @dataclass
 class Args:
-    agent: str = "pusht"
+    agent: str = "pusht-online"
     """A shipped model's name or a checkpoint folder."""
     planner: str = "gradient"
     """gradient, cem, gradcem or mppi."""

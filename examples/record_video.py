@@ -15,7 +15,7 @@ from gbp_agent import EVALUATION_SEEDS_BEGIN, RandomAgent, WorldModelMPCAgent, r
 
 @dataclass
 class Args:
-    agent: str = "pusht"
+    agent: str = "pusht-online"
     """A shipped model's name, a checkpoint folder, hf://owner/repo, or "random"."""
     planner: str = "gradient"
     """gradient, cem, gradcem or mppi."""
