@@ -22,7 +22,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import figures
 import gbp_envs  # noqa: F401  (registers gbp/…)
@@ -51,16 +51,14 @@ from gbp_agent import (
     load_checkpoint,
 )
 from gbp_agent.data.simulate import Simulator
-from gbp_agent.gap import train_test_gap
+from gbp_agent.gap import from_first_to_last, train_test_gap
 from gbp_agent.landscape import cost_slice, gradient_variation
 from gbp_agent.planners.settings import planner_from_settings
 
 Stage = Literal[
     "models", "table", "gap", "landscape", "efficiency", "ablations", "cards", "figures"
 ]
-STAGES: tuple[Stage, ...] = (
-    "models", "table", "gap", "landscape", "efficiency", "ablations", "figures",
-)  # fmt: skip
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 # How every model is finetuned: the same steps, batches and learning rate. `offline` and
 # `multi-step` are the controls: training goes on as it was, with one predicted frame and with
@@ -74,7 +72,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "adversarial": {"method": "adversarial"},
     "online+adversarial": {"method": "online+adversarial"},
 }
-# Per task: what was chosen on validation seeds.
+# Per task: how the agent acts in the simulator.
 CHEAP = GradientConfig(steps=15, restarts=4, learning_rate=0.1)
 SETTINGS: dict[str, dict[str, Any]] = {
     "pusht": {"online": OnlineConfig(every=500, trajectories=256)},
@@ -85,6 +83,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         )
     },
 }
+# Not tuned yet.
 GRADIENT_DESCENT_RATE = {"pusht": 10.0, "point_maze": 10.0, "wall": 10.0}
 GRID = (0.0, 0.05, 0.2, 0.5)  # of the ablations' radii
 ABLATION_EPISODES = 100
@@ -131,10 +130,7 @@ class Ledger:
             return
         print(f"{self.file.stem}: {name}", flush=True)
         self.rows[name] = make()
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.rows, indent=1) + "\n")
-        temporary.replace(self.file)
+        figures.write(self.file, json.dumps(self.rows, indent=1))
 
 
 # Models and planners ---------------------------------------------------------------------------
@@ -249,12 +245,7 @@ def make_landscape(args: Args, task: str) -> None:
         chosen = np.random.default_rng(0).integers(len(windows), size=LANDSCAPE_WINDOWS)
         window = windows.batch(chosen)
         expert = agent.model.action_normalizer.to_model(window["action"].flatten(1, 2), frameskip)
-        observation = {
-            "pixels": window["pixels"][:, 0].numpy(),
-            "proprio": window["proprio"][:, 0].numpy(),
-            "goal_pixels": window["pixels"][:, -1].numpy(),
-            "goal_proprio": window["proprio"][:, -1].numpy(),
-        }
+        observation = from_first_to_last(window)
 
         def measure(
             agent: Any = agent, observation: Any = observation, expert: Any = expert

@@ -256,16 +256,14 @@ class WorldModelMPCAgent:
         rows = np.arange(len(batch[self.keys.proprio]))
         begun = time.perf_counter()
         if state is None:
-            state = self._empty_state(
-                self._encode(batch, self.keys.pixels, self.keys.proprio, rows)
-            )
+            state = self._first_state(batch)
         return self._plan(batch, state, rows, begun, deterministic)
 
     def cost(self, observation: Observation) -> CostFunction:
         """What the planner minimises from this observation, as at the start of an episode."""
         batch, _ = self._batched(observation)
         rows = np.arange(len(batch[self.keys.proprio]))
-        state = self._empty_state(self._encode(batch, self.keys.pixels, self.keys.proprio, rows))
+        state = self._first_state(batch)
         goal = self._encode(batch, self.keys.goal_pixels, self.keys.goal_proprio, rows)
         return self._cost(state.history, state.past_actions, goal)
 
@@ -277,10 +275,11 @@ class WorldModelMPCAgent:
             observation = dict(observation) | self.keys.as_goal(self._goal, observation)
         return check_observation(observation, self.keys, self.model.config)
 
-    def _empty_state(self, latent: Latent) -> AgentState:
-        shape = self.model.config
+    def _first_state(self, batch: dict[str, np.ndarray]) -> AgentState:
+        """The state at the start of all episodes."""
+        shape, rows = self.model.config, np.arange(len(batch[self.keys.proprio]))
         return AgentState.empty(
-            latent,
+            self._encode(batch, self.keys.pixels, self.keys.proprio, rows),
             history=shape.history,
             horizon=self.config.horizon,
             pending=self.config.execute * shape.frameskip,
@@ -297,13 +296,7 @@ class WorldModelMPCAgent:
     ) -> AgentState:
         """The state with a non-empty queue in every row."""
         begun = time.perf_counter()
-        if state is None:
-            rows = np.arange(len(fresh))
-            state = self._empty_state(
-                self._encode(batch, self.keys.pixels, self.keys.proprio, rows)
-            )
-        else:
-            state = self._observe(state, batch, fresh)
+        state = self._first_state(batch) if state is None else self._observe(state, batch, fresh)
         due = state.due()
         self.last_plan = None
         if len(due) == 0:

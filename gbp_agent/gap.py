@@ -45,6 +45,14 @@ def error_along(
     }
 
 
+def from_first_to_last(window: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Observations (B, …) of the first frames of a batch of windows, with their last as goals."""
+    shown = {key: window[key].numpy() for key in ("pixels", "proprio")}
+    return {key: frames[:, 0] for key, frames in shown.items()} | {
+        f"goal_{key}": frames[:, -1] for key, frames in shown.items()
+    }
+
+
 def train_test_gap(
     agent: WorldModelMPCAgent,
     windows: Windows,
@@ -65,11 +73,7 @@ def train_test_gap(
     rng = np.random.default_rng(seed)
     window = windows.batch(rng.integers(len(windows), size=count))
     frames = {key: window[key].numpy() for key in ("pixels", "proprio", "state")}
-    observation = {
-        **{key: frames[key][:, 0] for key in ("pixels", "proprio")},
-        **{f"goal_{key}": frames[key][:, -1] for key in ("pixels", "proprio")},
-    }
-    plan = agent.plan(observation)
+    plan = agent.plan(from_first_to_last(window))
     seen = simulator.play(frames["state"][:, 0], plan.actions)
     own = {
         key: np.concatenate(
