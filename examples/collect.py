@@ -24,8 +24,8 @@ class Args:
     """Environment steps of an episode."""
     seed: int = 0
     """Episode i is reset with seed + i; the seeds from 1,000,000,000 on are for evaluation."""
-    image_size: int = 64
-    """Pixels per side."""
+    image_size: int | None = None
+    """Pixels per side; the environment's default (64) unless given."""
     out: Path | None = None
     """Dataset folder; data/ and the environment's name by default."""
     workers: int | None = None
@@ -35,6 +35,7 @@ class Args:
 def main(args: Args) -> None:
     name = args.env_id.split("/")[-1].removesuffix("-v0").lower()
     out = args.out or Path("data") / name
+    env_kwargs = {} if args.image_size is None else {"image_size": args.image_size}
     dataset = collect(
         args.env_id,
         args.episodes,
@@ -42,7 +43,7 @@ def main(args: Args) -> None:
         out,
         steps=args.steps,
         workers=args.workers,
-        image_size=args.image_size,
+        **env_kwargs,
     )
     print(f"{len(dataset)} episodes, {dataset.frames} frames in {out}")
 
