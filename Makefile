@@ -8,9 +8,10 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
 
-# Every check: style, types, tests.
-test: check
+# Every check: style, types, tests; those of PushT once more with the older pymunk.
+test: check $(VENV)/pymunk6
 	$(BIN)/python -m pytest
+	PYTHONPATH=$(VENV)/pymunk6 $(BIN)/python -m pytest tests/test_envs.py -k pusht
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -36,3 +37,7 @@ $(VENV)/.installed: $(VENV)/bin/python setup.cfg pyproject.toml
 $(VENV)/.installed-dev: $(VENV)/bin/python setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/.installed
+
+$(VENV)/pymunk6: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ 'pymunk<7'
+	touch $@

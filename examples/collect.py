@@ -5,6 +5,7 @@ A killed collection goes on when the same command is given again.
     python examples/collect.py --env-id gbp/PushT-v0 --episodes 2000
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,14 +28,14 @@ class Args:
     image_size: int | None = None
     """Pixels per side; the environment's default (64) unless given."""
     out: Path | None = None
-    """Dataset folder; data/ and the environment's name by default."""
+    """Dataset folder; data/ and the environment's name by default: data/pusht, data/point_maze."""
     workers: int | None = None
     """Processes; one per processor by default."""
 
 
 def main(args: Args) -> None:
-    name = args.env_id.split("/")[-1].removesuffix("-v0").lower()
-    out = args.out or Path("data") / name
+    name = re.sub("([a-z])([A-Z][a-z])", r"\1_\2", args.env_id.split("/")[-1])
+    out = args.out or Path("data") / name.removesuffix("-v0").lower()
     env_kwargs = {} if args.image_size is None else {"image_size": args.image_size}
     dataset = collect(
         args.env_id,

@@ -8,10 +8,12 @@ from ._version import __version__
 from .agent import MPCConfig, WorldModelMPCAgent
 from .baselines import RandomAgent
 from .checkpoint import load_checkpoint, pretrained_names, save_checkpoint
+from .compact import CompactConfig, CompactWorldModel
 from .data import EVALUATION_SEEDS_BEGIN, TrajectoryDataset, collect
 from .evaluate import evaluate
 from .objectives import GoalObjective
 from .observations import ObservationKeys
+from .patch import PatchConfig, PatchWorldModel
 from .planners import (
     PLANNERS,
     CEMConfig,
@@ -37,7 +39,6 @@ from .training import (
 )
 from .types import Latent, Objective, Plan, Planner, PlannerResult, WorldModel
 from .video import record_episode, record_episodes
-from .world_model import CompactConfig, CompactWorldModel
 
 __all__ = [
     "EVALUATION_SEEDS_BEGIN",
@@ -63,6 +64,8 @@ __all__ = [
     "Objective",
     "ObservationKeys",
     "OnlineConfig",
+    "PatchConfig",
+    "PatchWorldModel",
     "Plan",
     "Planner",
     "PlannerResult",

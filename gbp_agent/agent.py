@@ -28,7 +28,7 @@ from .planners.settings import planner_from_settings, settings_of
 from .precision import Precision, uses_bfloat16
 from .state import AgentState
 from .types import CostFunction, Latent, Objective, Observation, Plan, Planner
-from .world_model import CompactWorldModel
+from .world_model import LatentWorldModel
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class WorldModelMPCAgent:
 
     def __init__(
         self,
-        model: CompactWorldModel,
+        model: LatentWorldModel,
         planner: str | Planner = "gradient",
         objective: Objective | None = None,
         config: MPCConfig | None = None,
@@ -152,7 +152,7 @@ class WorldModelMPCAgent:
     @classmethod
     def from_settings(
         cls,
-        model: CompactWorldModel,
+        model: LatentWorldModel,
         planning: dict[str, Any],
         planner: str | Planner = "gradient",
         config: MPCConfig | None = None,

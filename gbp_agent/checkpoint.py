@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from importlib import resources
 from pathlib import Path
@@ -16,12 +17,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .world_model import CompactConfig, CompactWorldModel
+from .compact import CompactConfig, CompactWorldModel
+from .patch import PatchConfig, PatchWorldModel
+from .world_model import LatentWorldModel, WorldModelConfig
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
-FAMILIES: dict[str, tuple[type[CompactConfig], type[CompactWorldModel]]] = {
+FAMILIES: dict[str, tuple[type[WorldModelConfig], Callable[..., LatentWorldModel]]] = {
     "compact": (CompactConfig, CompactWorldModel),
+    "patch": (PatchConfig, PatchWorldModel),
 }
 
 
@@ -35,7 +39,7 @@ def pretrained_names() -> list[str]:
 
 def save_checkpoint(
     folder: str | Path,
-    model: CompactWorldModel,
+    model: LatentWorldModel,
     *,
     planning: dict[str, Any] | None = None,
     card: str = "",
@@ -54,7 +58,7 @@ def save_checkpoint(
     temporary.mkdir(parents=True)
     config = {
         "format_version": FORMAT_VERSION,
-        "family": "compact",
+        "family": next(name for name, (_, kind) in FAMILIES.items() if type(model) is kind),
         "model": asdict(model.config),
         "planning": planning or {},
     }
@@ -74,7 +78,7 @@ def save_checkpoint(
 
 def load_checkpoint(
     name_or_path: str | Path, *, revision: str | None = None
-) -> tuple[CompactWorldModel, dict[str, Any]]:
+) -> tuple[LatentWorldModel, dict[str, Any]]:
     """A model in eval mode and its planning settings.
 
     name_or_path: a shipped name, a folder, or "hf://owner/repo" (huggingface_hub; `revision` pins
@@ -146,7 +150,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _load_weights(model: CompactWorldModel, weights: dict[str, Tensor], path: Path) -> None:
+def _load_weights(model: LatentWorldModel, weights: dict[str, Tensor], path: Path) -> None:
     expected = model.state_dict()
     if set(weights) != set(expected):
         odd = sorted(set(weights) ^ set(expected))

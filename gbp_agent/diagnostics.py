@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .data import TrajectoryDataset
 from .data.latents import LatentDataset
 from .networks import initialize
-from .world_model import CompactWorldModel, join, split
+from .world_model import LatentWorldModel, join
 
 
 def effective_rank(latents: Tensor) -> float:
@@ -109,7 +109,7 @@ class StateProbe(nn.Module):
 
 @torch.no_grad()
 def prediction_errors(
-    model: CompactWorldModel, latents: Tensor, model_actions: Tensor
+    model: LatentWorldModel, latents: Tensor, model_actions: Tensor
 ) -> dict[str, list[float]]:
     """Multi-step error on held-out windows against predicting no change.
 
@@ -118,7 +118,7 @@ def prediction_errors(
     the numbers of a latent, and their `ratio` (below 1 is better than copying).
     """
     history = model.history
-    start = split(latents[:, :history], model.config.latent_dim)
+    start = model.split(latents[:, :history])
     predicted = join(
         model.rollout(start, model_actions[:, : history - 1], model_actions[:, history - 1 :])
     )
@@ -130,7 +130,7 @@ def prediction_errors(
 
 
 def judge(
-    model: CompactWorldModel,
+    model: LatentWorldModel,
     dataset: TrajectoryDataset,
     latents: LatentDataset,
     training: np.ndarray,
@@ -142,7 +142,7 @@ def judge(
     Returns {"probe": median errors, "effective_rank", "spectrum": eigenvalues of the visual part,
     "prediction": see prediction_errors}.
     """
-    width = model.config.latent_dim
+    width = model.tokens * model.token_width
     generator = torch.Generator().manual_seed(seed)
     names = dataset.metadata["state_names"]
     periods = [dataset.metadata["state_periods"].get(name, 0.0) for name in names]

@@ -13,12 +13,12 @@ from .agent import WorldModelMPCAgent
 from .data import Windows
 from .data.latents import encode_frames
 from .data.simulate import Simulator
-from .world_model import CompactWorldModel, join, split
+from .world_model import LatentWorldModel, join
 
 
 @torch.no_grad()
 def error_along(
-    model: CompactWorldModel, latents: Tensor, model_actions: Tensor
+    model: LatentWorldModel, latents: Tensor, model_actions: Tensor
 ) -> dict[str, Tensor]:
     """Model error along trajectories that really happened.
 
@@ -28,13 +28,13 @@ def error_along(
     "one_step" (N, H - T + 1) predicts each frame from the real ones before it, "rollout"
     (N, H - T + 1) from the first T frames alone.
     """
-    history, width = model.history, model.config.latent_dim
+    history = model.history
     windows = latents[:, :-1].unfold(1, history, 1).movedim(-1, 2)  # (N, H - T + 1, T, L)
     actions = model_actions.unfold(1, history, 1).movedim(-1, 2)
     count = windows.shape[1]
-    starts, taken = split(windows.flatten(0, 1), width), actions.flatten(0, 1)
+    starts, taken = model.split(windows.flatten(0, 1)), actions.flatten(0, 1)
     one_step = join(model.rollout(starts, taken[:, :-1], taken[:, -1:]))[:, 0]
-    start = split(latents[:, :history], width)
+    start = model.split(latents[:, :history])
     rollout = join(
         model.rollout(start, model_actions[:, : history - 1], model_actions[:, history - 1 :])
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .types import Observation
-from .world_model import CompactConfig
+from .world_model import WorldModelConfig
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ObservationKeys:
 
 
 def check_observation(
-    observation: Observation, keys: ObservationKeys, config: CompactConfig
+    observation: Observation, keys: ObservationKeys, config: WorldModelConfig
 ) -> tuple[dict[str, np.ndarray], bool]:
     """The entries that are needed, with a leading batch dimension, and whether it was added.
 

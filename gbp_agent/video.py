@@ -109,7 +109,7 @@ class _Imagination:
         """To be called after each `predict`."""
         plan = getattr(self._agent, "last_plan", None)
         self._steps += 1
-        if plan is None or not hasattr(self._agent.model, "decode"):
+        if plan is None or not getattr(self._agent.model, "can_decode", False):
             return
         self._plan, self._steps = plan, 0
         with torch.no_grad():

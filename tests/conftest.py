@@ -15,15 +15,19 @@ from gbp_agent import (
     CompactWorldModel,
     GradientConfig,
     GradientPlanner,
+    PatchConfig,
+    PatchWorldModel,
     TrajectoryDataset,
     WorldModelMPCAgent,
     collect,
 )
 from gbp_agent.networks import initialize
+from gbp_agent.world_model import LatentWorldModel
 
 # proprioception, bound of the action space
 ENVS = {"gbp/PushT-v0": (4, 1.0), "gbp/PointMaze-v0": (4, 1.0), "gbp/Wall-v0": (2, 2.0)}
 SIZE = 16
+FAMILIES = ("compact", "patch")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -54,17 +58,55 @@ def make_model() -> Callable[..., CompactWorldModel]:
 
 
 @pytest.fixture(scope="session")
-def make_agent(
+def make_patch_model() -> Callable[..., PatchWorldModel]:
+    """A random model of an env with 4 patch tokens of 8 numbers, tiny."""
+
+    def make(env_id: str = "gbp/Wall-v0", seed: int = 0, **changes: Any) -> PatchWorldModel:
+        proprio, bound = ENVS[env_id]
+        shape: dict[str, Any] = {
+            "image_size": SIZE, "frameskip": 2, "history": 1, "encoder": "vit_tiny_patch16_224",
+            "encoder_size": SIZE, "proprio_width": 3, "action_width": 3, "depth": 2, "heads": 2,
+            "encoder_options": {"patch_size": 8, "embed_dim": 8, "depth": 1, "num_heads": 2},
+            "head_width": 4, "mlp_width": 16, "decoder_width": 4, "proposals": 3,
+            "proposal_steps": 6,
+        }  # fmt: skip
+        config = PatchConfig(env_id, proprio, (-bound,) * 2, (bound,) * 2, **{**shape, **changes})
+        model = PatchWorldModel(config)
+        generator = torch.Generator().manual_seed(seed)
+        if model.predictor.change is not None:
+            torch.nn.init.normal_(model.predictor.change.weight, generator=generator)
+        initialize(model, generator)
+        model.proposals.normal_(generator=generator)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def families(
     make_model: Callable[..., CompactWorldModel],
+    make_patch_model: Callable[..., PatchWorldModel],
+) -> dict[str, Callable[..., LatentWorldModel]]:
+    """A maker of small random models for each family."""
+    return {"compact": make_model, "patch": make_patch_model}
+
+
+@pytest.fixture(scope="session")
+def make_agent(
+    families: dict[str, Callable[..., LatentWorldModel]],
 ) -> Callable[..., WorldModelMPCAgent]:
-    """A quick agent with a random model; keywords of make_model and of WorldModelMPCAgent."""
+    """A quick agent with a random model; keywords of the maker and of WorldModelMPCAgent."""
 
     def make(
-        env_id: str = "gbp/Wall-v0", planner: Any = None, model: Any = None, **options: Any
+        env_id: str = "gbp/Wall-v0",
+        planner: Any = None,
+        model: Any = None,
+        family: str = "compact",
+        **options: Any,
     ) -> WorldModelMPCAgent:
         chosen = {k: options.pop(k) for k in ("config", "objective", "keys") if k in options}
         planner = planner or GradientPlanner(GradientConfig(steps=2, noise_std=0.01))
-        model = model or make_model(env_id, **options)
+        model = model or families[family](env_id, **options)
         return WorldModelMPCAgent(model, planner, **chosen)
 
     return make

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ENVS, SIZE
+from conftest import ENVS, FAMILIES, SIZE
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor
@@ -224,9 +224,12 @@ def test_history_of_the_first_model_step_has_mean_actions(make_model: Any) -> No
 
 @pytest.mark.parametrize("name", sorted(QUICK))
 @pytest.mark.parametrize("history", [1, 3])
-def test_rows_of_a_batch_are_independent(name: str, history: int, make_agent: Any) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_a_batch_are_independent(
+    family: str, history: int, name: str, make_agent: Any
+) -> None:
     seen = sequence(3, 5)
-    agent = make_agent(planner=QUICK[name], history=history)
+    agent = make_agent(planner=QUICK[name], family=family, history=history)
     state, together = None, []
     for observation in seen:
         actions, state = agent.predict(observation, state)
@@ -284,12 +287,17 @@ def test_predict_leaves_the_old_state_alone(make_agent: Any) -> None:
 
 
 @pytest.mark.parametrize("env_id", sorted(ENVS))
-def test_stable_baselines_evaluates_it(env_id: str, make_agent: Any) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stable_baselines_evaluates_it(family: str, env_id: str, make_agent: Any) -> None:
     envs = DummyVecEnv(
         [lambda: gym.make(env_id, image_size=SIZE, max_episode_steps=5) for _ in range(3)]
     )
     returns, lengths = evaluate_policy(
-        make_agent(env_id), envs, n_eval_episodes=6, return_episode_rewards=True, warn=False
+        make_agent(env_id, family=family),
+        envs,
+        n_eval_episodes=6,
+        return_episode_rewards=True,
+        warn=False,
     )
     assert len(returns) == 6
     assert all(length <= 5 for length in lengths)
@@ -300,8 +308,11 @@ def test_stable_baselines_evaluates_it(env_id: str, make_agent: Any) -> None:
 
 @pytest.mark.parametrize("name", sorted(QUICK))
 @pytest.mark.parametrize("env_id", sorted(ENVS))
-def test_actions_lie_in_the_action_space(env_id: str, name: str, make_agent: Any) -> None:
-    agent = make_agent(env_id, QUICK[name])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_actions_lie_in_the_action_space(
+    family: str, env_id: str, name: str, make_agent: Any
+) -> None:
+    agent = make_agent(env_id, QUICK[name], family=family)
     with gym.make(env_id, image_size=SIZE) as env:
         observation, _ = env.reset(seed=0)
         for _ in range(5):

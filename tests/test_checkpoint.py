@@ -10,6 +10,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from conftest import FAMILIES
 from safetensors.torch import load_file, save_file
 from test_agent import QUICK, observations
 
@@ -46,8 +47,11 @@ def assert_refused(folder: Path, error: type[Exception], message: str) -> None:
 
 
 @pytest.mark.parametrize("env_id", ["gbp/PushT-v0", "gbp/PointMaze-v0", "gbp/Wall-v0"])
-def test_round_trip_bit_for_bit(env_id: str, tmp_path: Path, make_model: Any) -> None:
-    model = make_model(env_id)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_round_trip_bit_for_bit(
+    family: str, env_id: str, tmp_path: Path, families: dict[str, Any]
+) -> None:
+    model = families[family](env_id)
     save_checkpoint(tmp_path / "m", model, planning={"mpc": {"horizon": 4}}, card="card")
     again, planning = load_checkpoint(tmp_path / "m")
     assert again.config == model.config

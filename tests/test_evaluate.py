@@ -11,7 +11,7 @@ import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
 import pytest
-from conftest import ENVS, SIZE
+from conftest import ENVS, FAMILIES, SIZE
 
 from gbp_agent import (
     EVALUATION_SEEDS_BEGIN,
@@ -269,21 +269,32 @@ def test_random_agent_refuses_unbounded_actions() -> None:
         RandomAgent(space, space)
 
 
-@pytest.mark.parametrize("agent_kind", ["model", "random"])
+@pytest.mark.parametrize("agent_kind", [*FAMILIES, "random"])
 def test_video(agent_kind: str, tmp_path: Any, make_agent: Any) -> None:
     path = tmp_path / "sub" / "video.mp4"
-    agent = make_agent() if agent_kind == "model" else RandomAgent.for_env("gbp/Wall-v0")
+    learned = agent_kind != "random"
+    agent = make_agent(family=agent_kind) if learned else RandomAgent.for_env("gbp/Wall-v0")
     report = evaluate(
         agent, "gbp/Wall-v0", 2, video=path, progress=False, image_size=SIZE, max_episode_steps=4
     )
     with imageio.get_reader(path) as reader:
         frames = [frame for frame in reader]
         assert reader.get_meta_data()["fps"] == 10
-    shown = sum(e.steps for e in report.episodes) + 2 * 10 if agent_kind == "model" else 28
+    shown = sum(e.steps for e in report.episodes) + 2 * 10 if learned else 28
     assert len(frames) == shown
-    width = 736 if agent_kind == "model" else 560  # without a model nothing is imagined
+    width = 736 if learned else 560  # without a model nothing is imagined
     assert np.asarray(frames[0]).shape == (416, width, 3)
     assert [p.name for p in path.parent.iterdir()] == ["video.mp4"]
+
+
+def test_video_of_a_model_without_decoder(tmp_path: Any, make_agent: Any) -> None:
+    agent = make_agent(family="patch", decoder_width=0)
+    with gym.make(
+        "gbp/Wall-v0", image_size=SIZE, render_mode="rgb_array", max_episode_steps=3
+    ) as env:
+        record_episode(agent, env, 0, tmp_path / "v.mp4")
+    with imageio.get_reader(tmp_path / "v.mp4") as reader:
+        assert np.asarray(reader.get_data(0)).shape == (416, 560, 3)
 
 
 def test_video_without_pictures_in_the_observation(tmp_path: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import FAMILIES
 from torch import Tensor
 
 from gbp_agent import MPCConfig, TrajectoryDataset
@@ -35,8 +36,11 @@ def test_gap_of_a_planner_that_does_what_the_expert_did(
         torch.testing.assert_close(found["planner"][key], errors)
 
 
-def test_gap_of_a_planner_of_its_own(make_agent: Any, wall_data: TrajectoryDataset) -> None:
-    agent = make_agent(config=MPCConfig(horizon=HORIZON))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gap_of_a_planner_of_its_own(
+    family: str, make_agent: Any, wall_data: TrajectoryDataset
+) -> None:
+    agent = make_agent(family=family, config=MPCConfig(horizon=HORIZON))
     windows = wall_data.windows(HORIZON + 1, agent.model.config.frameskip)
     with Simulator("gbp/Wall-v0", image_size=16) as simulator:
         found = train_test_gap(agent, windows, simulator, 4)

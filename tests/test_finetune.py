@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from conftest import FAMILIES
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -243,12 +244,18 @@ def config(parent: Path, data: TrajectoryDataset, out: Path, **options: Any) -> 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("history", [1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_run_trains_the_predictor_alone_and_ends_in_a_checkpoint(
-    method: str, history: int, make_model: Any, wall_data: TrajectoryDataset, tmp_path: Path
+    family: str,
+    history: int,
+    method: str,
+    families: dict[str, Any],
+    wall_data: TrajectoryDataset,
+    tmp_path: Path,
 ) -> None:
     parent = tmp_path / "parent"
     planning = {"planners": {"gradient": {"steps": 2}}, "mpc": {"horizon": 2}}
-    save_checkpoint(parent, make_model(history=history), planning=planning)
+    save_checkpoint(parent, families[family](history=history), planning=planning)
     trained = finetune(config(parent, wall_data, tmp_path / "run", method=method))
     before, _ = load_checkpoint(parent)
     after, settings = load_checkpoint(tmp_path / "run" / "checkpoint")

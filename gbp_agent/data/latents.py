@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..types import Latent
-from ..world_model import CompactWorldModel, join
+from ..world_model import LatentWorldModel, join
 from .dataset import TrajectoryDataset
 
 
@@ -33,7 +33,7 @@ class LatentDataset:
     @classmethod
     def encode(
         cls,
-        model: CompactWorldModel,
+        model: LatentWorldModel,
         dataset: TrajectoryDataset,
         file: Path,
         progress: bool = True,
@@ -95,7 +95,7 @@ class LatentDataset:
 
 @torch.no_grad()
 def encode_frames(
-    model: CompactWorldModel, pixels: np.ndarray, proprio: np.ndarray, batch_size: int = 512
+    model: LatentWorldModel, pixels: np.ndarray, proprio: np.ndarray, batch_size: int = 512
 ) -> Tensor:
     """Joined latents (N, L) of frames: pixels (N, S, S, 3) uint8, proprio (N, p) in env units."""
     device = model.device
@@ -111,7 +111,7 @@ def encode_frames(
 
 
 def _write(
-    model: CompactWorldModel,
+    model: LatentWorldModel,
     dataset: TrajectoryDataset,
     file: Path,
     progress: bool,

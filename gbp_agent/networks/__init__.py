@@ -5,5 +5,15 @@ from .encoder import ConvEncoder
 from .initialize import initialize
 from .initializer import PlanInitializer
 from .predictor import MLPPredictor
+from .vit import PatchDecoder, PatchEncoder, PatchPredictor
 
-__all__ = ["ConvDecoder", "ConvEncoder", "MLPPredictor", "PlanInitializer", "initialize"]
+__all__ = [
+    "ConvDecoder",
+    "ConvEncoder",
+    "MLPPredictor",
+    "PatchDecoder",
+    "PatchEncoder",
+    "PatchPredictor",
+    "PlanInitializer",
+    "initialize",
+]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..compact import CompactConfig
 from ..data import TrajectoryDataset
-from ..world_model import CompactConfig
+from ..world_model import WorldModelConfig
 
 _TEMPLATE = """---
 library_name: gbp_agent
@@ -107,7 +108,7 @@ steps: {ratio}.
 
 
 def finetuned_card(
-    config: CompactConfig,
+    config: WorldModelConfig,
     settings: dict[str, Any],
     dataset: TrajectoryDataset,
     metrics: dict[str, Any],

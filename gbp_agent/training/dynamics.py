@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..compact import CompactWorldModel
 from ..data.latents import LatentDataset
-from ..world_model import CompactWorldModel, split
 from .loop import LoopConfig, optimize
 
 
@@ -68,7 +68,7 @@ def train_dynamics(
             start = start + config.input_noise * noise
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             predicted = model.unroll(
-                split(start, model.config.latent_dim),
+                model.split(start),
                 actions[:, : history - 1],
                 actions[:, history - 1 :].unflatten(1, (-1, substeps)).flatten(2),
             )

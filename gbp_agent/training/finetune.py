@@ -36,7 +36,7 @@ from ..planners import GradientPlanner
 from ..precision import Precision, uses_bfloat16
 from ..report import machine
 from ..types import Latent
-from ..world_model import CompactWorldModel, join, split
+from ..world_model import LatentWorldModel, join
 from .adversarial import AdversarialConfig, Parts, add, attack, attack_radii
 from .cards import finetuned_card
 from .loop import LoopConfig, optimize
@@ -102,7 +102,7 @@ class FinetuneConfig:
             )
 
 
-def finetune(config: FinetuneConfig) -> CompactWorldModel:
+def finetune(config: FinetuneConfig) -> LatentWorldModel:
     """Finetune, judge and save a world model; returns it in eval mode.
 
     Raises:
@@ -147,7 +147,7 @@ Item = tuple[int, tuple[Tensor, Tensor]]  # optimiser step, (latents, model acti
 
 def _batches(
     config: FinetuneConfig,
-    model: CompactWorldModel,
+    model: LatentWorldModel,
     planning: dict[str, Any],
     dataset: TrajectoryDataset,
     latents: LatentDataset,
@@ -189,7 +189,7 @@ class _Loss:
     def __init__(
         self,
         config: FinetuneConfig,
-        model: CompactWorldModel,
+        model: LatentWorldModel,
         batches: Callable[[int], Iterator[Item]],
     ):
         self._config = config
@@ -212,7 +212,7 @@ class _Loss:
         """First frames, model actions, and the joined latents that follow."""
         latents, actions = (part.to(self._model.device) for part in window)
         history = self._model.history
-        start = split(latents[:, :history], self._model.config.latent_dim)
+        start = self._model.split(latents[:, :history])
         return start, actions, latents[:, history:]
 
     def _action_part(self, actions: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.latents import LatentDataset
-from ..world_model import CompactWorldModel, split
+from ..world_model import LatentWorldModel
 from .loop import LoopConfig, optimize
 
 
@@ -28,7 +28,7 @@ class InitializerConfig:
 
 
 def train_initializer(
-    model: CompactWorldModel,
+    model: LatentWorldModel,
     data: LatentDataset,
     episodes: np.ndarray,
     config: InitializerConfig,
@@ -42,7 +42,7 @@ def train_initializer(
     if model.initializer is None:
         return
     network, history = model.initializer.requires_grad_(True), model.history
-    device, width = model.device, model.config.latent_dim
+    device = model.device
     frames = history + network.steps
 
     def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -51,7 +51,7 @@ def train_initializer(
 
     def loss_function(window: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         latents, actions = (part.to(device) for part in window)
-        start, goal = split(latents[:, :history], width), split(latents[:, -1], width)
+        start, goal = model.split(latents[:, :history]), model.split(latents[:, -1])
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             plan = model.initial_plan(start, goal)
         return (plan.float() - actions[:, history - 1 :]).square().mean(), {}

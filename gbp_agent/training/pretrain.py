@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import save_checkpoint
+from ..compact import CompactConfig, CompactWorldModel
 from ..data import TrajectoryDataset
 from ..data.latents import LatentDataset
 from ..diagnostics import judge
@@ -26,7 +27,6 @@ from ..networks import initialize
 from ..normalize import ActionNormalizer, Standardizer
 from ..precision import Precision, uses_bfloat16
 from ..report import machine
-from ..world_model import CompactConfig, CompactWorldModel
 from .cards import model_card
 from .dynamics import DynamicsConfig, train_dynamics
 from .initializer import InitializerConfig, train_initializer

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..compact import CompactWorldModel
 from ..data import TrajectoryDataset
 from ..networks import MLPPredictor, initialize
-from ..world_model import CompactWorldModel
 from . import losses
 from .loop import LoopConfig, optimize
 

@@ -1,0 +1,225 @@
+"""The patch-token world model: a frozen vision transformer's tokens, and a transformer over them.
+
+encode  pixels → PatchEncoder → P tokens; proprioception → z-scores → a linear map
+rollout T frames of tokens and model actions → PatchPredictor → the next frame, H times
+decode  tokens → PatchDecoder → a picture, for people
+
+Architecture: DINO-WM (arXiv 2411.04983).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .networks import PatchDecoder, PatchEncoder, PatchPredictor
+from .networks.vit import Interpolation, Placement
+from .normalize import ActionNormalizer, Standardizer
+from .types import Latent
+from .world_model import LatentWorldModel, WorldModelConfig
+
+DINO = "vit_small_patch14_dinov2.lvd142m"
+
+
+@dataclass(frozen=True)
+class PatchConfig(WorldModelConfig):
+    """Shape of a patch-token world model; WorldModelConfig has the rest.
+
+    encoder, encoder_size, encoder_options, interpolation, pixel_mean, pixel_std: see PatchEncoder.
+    proprio_width: E, width of the embedded proprioception; 0 takes the z-scores as they are.
+    action_width: of an embedded model action.
+    placement, residual, depth, heads, head_width, mlp_width, dropout: see PatchPredictor.
+    decoder_width: see PatchDecoder; 0 leaves it out.
+
+    The defaults are DINO-WM's.
+    """
+
+    image_size: int = 224
+    history: int = 3
+    encoder: str = DINO
+    encoder_size: int = 196
+    encoder_options: dict[str, Any] = field(default_factory=dict)
+    interpolation: Interpolation = "bilinear"
+    pixel_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    pixel_std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    proprio_width: int = 10
+    action_width: int = 10
+    placement: Placement = "concat"
+    residual: bool = False
+    depth: int = 6
+    heads: int = 16
+    head_width: int = 64
+    mlp_width: int = 2048
+    dropout: float = 0.1
+    decoder_width: int = 0
+
+    _may_be_zero: ClassVar[tuple[str, ...]] = (
+        "proposals",
+        "initializer_width",
+        "proprio_width",
+        "decoder_width",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("pixel_mean", "pixel_std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, value, choices in (
+            ("placement", self.placement, ("concat", "tokens")),
+            ("interpolation", self.interpolation, ("bilinear", "bicubic", "nearest")),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in 0…1, got {self.dropout}")
+
+
+class PatchWorldModel(LatentWorldModel):
+    """A world model with P patch tokens per frame; arguments as for LatentWorldModel.
+
+    Its encoder's weights are random until a checkpoint or `load_encoder` gives others; no
+    training changes them.
+    """
+
+    config: PatchConfig
+    encoder: PatchEncoder
+    predictor: PatchPredictor
+
+    def __init__(
+        self,
+        config: PatchConfig,
+        action_normalizer: ActionNormalizer | None = None,
+        proprio_normalizer: Standardizer | None = None,
+    ):
+        encoder = PatchEncoder(
+            config.encoder,
+            config.encoder_size,
+            config.encoder_options,
+            config.interpolation,
+            config.pixel_mean,
+            config.pixel_std,
+        ).requires_grad_(False)
+        tokens, width = encoder.tokens, encoder.token_width
+        alike = config.placement == "tokens"
+        proprio_width = width if alike else config.proprio_width or config.proprio_dim
+        decoder: nn.Module = nn.Identity()
+        if config.decoder_width:
+            patch = config.encoder_size // encoder.grid[0]
+            decoder = PatchDecoder(width, encoder.grid[0], patch, config.decoder_width)
+        super().__init__(
+            config,
+            action_normalizer,
+            proprio_normalizer,
+            encoder=encoder,
+            predictor=PatchPredictor(
+                tokens,
+                width,
+                proprio_width,
+                config.model_action_dim,
+                width if alike else config.action_width,
+                placement=config.placement,
+                residual=config.residual,
+                history=config.history,
+                depth=config.depth,
+                heads=config.heads,
+                head_width=config.head_width,
+                mlp_width=config.mlp_width,
+                dropout=config.dropout,
+            ),
+            decoder=decoder,
+            tokens=tokens,
+            token_width=width,
+            proprio_width=proprio_width,
+        )
+        embeds = alike or config.proprio_width
+        self.proprio_embedding = (
+            nn.Linear(config.proprio_dim, proprio_width) if embeds else nn.Identity()
+        )
+
+    def encode(self, pixels: Tensor, proprio: Tensor) -> Latent:
+        visual = self.encoder(pixels.flatten(0, -4))
+        embedded = self.proprio_embedding(self.proprio_normalizer.normalize(proprio))
+        return Latent(visual.unflatten(0, pixels.shape[:-3]), embedded)
+
+    def rollout(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Latent:
+        embedded = self.predictor.embed(torch.cat([past_actions, model_actions], 1))
+        frames = list(self.predictor.merge(*start).unbind(1))
+        begun = len(frames)
+        for step in range(begun, begun + model_actions.shape[1]):
+            seen = slice(max(0, step - self.history), step)
+            frames.append(self.predictor(torch.stack(frames[seen], 1), embedded[:, seen]))
+        return Latent(*self.predictor.separate(torch.stack(frames[begun:], 1)))
+
+    def embed_actions(self, model_actions: Tensor) -> Tensor:
+        return self.predictor.embed(model_actions)
+
+    def predict(self, start: Latent, embedded_actions: Tensor) -> Latent:
+        frame = self.predictor(self.predictor.merge(*start), embedded_actions)
+        return Latent(*self.predictor.separate(frame))
+
+    @property
+    def can_decode(self) -> bool:
+        return isinstance(self.decoder, PatchDecoder)
+
+    @torch.no_grad()
+    def decode(self, latent: Latent) -> Tensor:
+        """As for LatentWorldModel.
+
+        Raises:
+            ValueError: the model has no decoder.
+        """
+        if not isinstance(self.decoder, PatchDecoder):
+            raise ValueError(
+                "this model has no decoder (decoder_width is 0), so what it imagines cannot be "
+                "shown; train one, or record the video without imagination"
+            )
+        darkness = self.decoder(latent.visual.flatten(0, -3))
+        if darkness.shape[-1] != self.config.image_size:
+            size = (self.config.image_size,) * 2
+            darkness = F.interpolate(darkness, size, mode="bilinear", antialias=True)
+        pixels = (255 * (1 - darkness.clamp(0, 1))).round().to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).unflatten(0, latent.visual.shape[:-2])
+
+
+def load_encoder(model: PatchWorldModel, weights: Path | None = None) -> None:
+    """Give the encoder its published weights, in place.
+
+    weights: a local file of them, .safetensors or as torch.save writes a state dict (read with
+        `weights_only=True`); None takes timm's from the Hugging Face hub, or its local cache.
+
+    Raises:
+        FileNotFoundError: the file is not there, or there is neither network nor cache.
+        ValueError: the weights do not fit.
+    """
+    config = model.config
+    overlay = None if weights is None else {"file": str(weights), "hf_hub_id": None, "url": ""}
+    if weights is not None and not weights.is_file():
+        raise FileNotFoundError(
+            f"{weights} is not there; give a file of {config.encoder}'s weights"
+        )
+    try:
+        loaded = timm.create_model(
+            config.encoder,
+            pretrained=True,
+            pretrained_cfg_overlay=overlay,
+            num_classes=0,
+            img_size=config.encoder_size,
+            **config.encoder_options,
+        )
+    except OSError as error:
+        raise FileNotFoundError(
+            f"the weights of {config.encoder} cannot be fetched ({type(error).__name__}); "
+            "give a local file of them: load_encoder(model, Path('weights.safetensors'))"
+        ) from error
+    except RuntimeError as error:
+        raise ValueError(
+            f"{weights or 'timm has weights that'} do not fit {config.encoder} with "
+            f"{config.encoder_options}: {str(error).splitlines()[0]}"
+        ) from error
+    model.encoder.network.load_state_dict(loaded.state_dict())
