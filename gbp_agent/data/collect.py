@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,14 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
-from .dataset import ARRAYS, FORMAT_VERSION, TrajectoryDataset, part_name, read_metadata
+from .dataset import (
+    ARRAYS,
+    FORMAT_VERSION,
+    TrajectoryDataset,
+    part_name,
+    read_metadata,
+    write_part,
+)
 
 EVALUATION_SEEDS_BEGIN = 1_000_000_000
 """Seeds from here on are for evaluation alone; `collect` refuses them."""
@@ -136,12 +142,7 @@ def _collect_part(task: _Part) -> int:
                 rows[key].append(value)
         rows["length"].append(length)
     env.close()
-    temporary = task.folder.with_name(f"{task.folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for key, values in rows.items():
-        np.save(temporary / f"{key}.npy", np.asarray(values))
-    temporary.rename(task.folder)
+    write_part(task.folder, rows)
     return len(task.seeds)
 
 

@@ -12,7 +12,9 @@ FOLDER/part-00000/pixels.npy  (n, S, S, 3) uint8   frames of all episodes, end t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -176,6 +178,16 @@ class Windows(torch.utils.data.Dataset[dict[str, Tensor]]):
                 if pending is not None:
                     yield pending.result()
                 pending, step = following, step + 1
+
+
+def write_part(folder: Path, arrays: Mapping[str, Any]) -> None:
+    """Write the arrays of a part, by their names in ARRAYS; the folder appears once it is whole."""
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for key, values in arrays.items():
+        np.save(temporary / f"{key}.npy", np.asarray(values))
+    temporary.rename(folder)
 
 
 def part_name(number: int) -> str:
