@@ -64,9 +64,9 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         image_size: int = 64,
         render_mode: str | None = None,
     ):
-        _check_choice("obs_type", obs_type, get_args(ObsType))
-        _check_choice("goal_mode", goal_mode, get_args(GoalMode))
-        _check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        check_choice("obs_type", obs_type, get_args(ObsType))
+        check_choice("goal_mode", goal_mode, get_args(GoalMode))
+        check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         if goal_steps < 1:
             raise ValueError(f"goal_steps must be at least 1, got {goal_steps}")
         if image_size < 16:
@@ -145,7 +145,7 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         super().reset(seed=seed)
         options = dict(options or {})
         for key in options:
-            _check_choice("option of reset()", key, self.reset_options)
+            check_choice("option of reset()", key, self.reset_options)
         self._configure(options)
         start = self._checked_state("start", options.get("start"))
         goal = self._checked_state("goal", options.get("goal"))
@@ -352,7 +352,8 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         self._clock.tick(self.metadata["render_fps"])
 
 
-def _check_choice(name: str, value: Any, known: tuple[Any, ...]) -> None:
+def check_choice(name: str, value: Any, known: tuple[Any, ...]) -> None:
+    """Raise a ValueError that lists the known values, unless `value` is one of them."""
     if value not in known:
         listing = ", ".join(repr(k) for k in known)
         raise ValueError(f"unknown {name} {value!r}; known: {listing}")

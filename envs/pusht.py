@@ -30,14 +30,16 @@ block and the PD law of Chi et al. (Diffusion Policy, 2023) and the relative act
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import cv2
 import numpy as np
 import pymunk
 
-from .base import GoalMode, GoalReachingEnv, ObsType
-from .drawing import AGENT_COLOR, blank, fill_circle, fill_polygon
+from .base import GoalMode, GoalReachingEnv, ObsType, check_choice
+from .drawing import AGENT_COLOR, Color, blank, fill_circle, fill_polygon
+
+Look = Literal["plain", "published"]
 
 ARENA = 512.0
 AGENT_RADIUS = 15.0
@@ -67,10 +69,22 @@ EDGES = (
 EDGE_LENGTHS = np.array([math.dist(a, b) for a, b, _ in EDGES])
 
 BLOCK_COLOR = (119, 136, 153)
+# Of look="published": where its data show a target, whatever the goal is.
+TARGET_POSE = np.array([256.0, 256.0, math.pi / 4])
+TARGET_COLOR = (144, 238, 144)
 
 
 class PushTEnv(GoalReachingEnv):
-    """See the module's docstring."""
+    """See the module's docstring.
+
+    Args (beyond the base class's):
+        look: "plain" shows the block and the agent; "published" is after the pictures of DINO-WM's
+            data, for models that were trained on them: drawn at 512 px and scaled down, with a
+            light green T fixed at (256, 256, π/4) that is no goal.
+
+    Raises:
+        ValueError: another look.
+    """
 
     state_names: ClassVar[tuple[str, ...]] = (
         "agent x",
@@ -96,8 +110,11 @@ class PushTEnv(GoalReachingEnv):
         goal_steps: int = 25,
         image_size: int = 64,
         render_mode: str | None = None,
+        look: Look = "plain",
     ):
         super().__init__(obs_type, goal_mode, goal_steps, image_size, render_mode)
+        check_choice("look", look, get_args(Look))
+        self.look = look
         (walls, wall_shapes), (block, block_shapes), (agent, agent_shapes) = (
             _build_walls(),
             _build_block(),
@@ -182,13 +199,26 @@ class PushTEnv(GoalReachingEnv):
         return near & (turned < SUCCESS_ANGLE)
 
     def draw(self, state: np.ndarray, size: int) -> np.ndarray:
-        picture = blank(size)
-        scale = size / ARENA
-        rotation = _rotation(state[4])
-        for part in (BAR, STEM):
-            fill_polygon(picture, (part @ rotation.T + state[2:4]) * scale, BLOCK_COLOR)
+        published = self.look == "published"
+        picture = self._background(int(ARENA) if published else size)
+        scale = len(picture) / ARENA
+        _draw_block(picture, state[2:5], BLOCK_COLOR)
         fill_circle(picture, state[:2] * scale, AGENT_RADIUS * scale, AGENT_COLOR)
+        return cv2.resize(picture, (size, size)) if published else picture
+
+    def _background(self, size: int) -> np.ndarray:
+        picture = blank(size)
+        if self.look == "published":
+            _draw_block(picture, TARGET_POSE, TARGET_COLOR)
         return picture
+
+
+def _draw_block(picture: np.ndarray, pose: np.ndarray, color: Color) -> None:
+    """Draw the T at (x, y, θ) in arena units."""
+    scale = len(picture) / ARENA
+    rotation = _rotation(float(pose[2]))
+    for part in (BAR, STEM):
+        fill_polygon(picture, (part @ rotation.T + pose[:2]) * scale, color)
 
 
 class _Behavior:

@@ -15,8 +15,10 @@ State      [x, y] in px, and the same as proprio.
 Success    the distance from the goal is below 4.5 px.
 Goals      "random" by default: start and goal lie in opposite rooms. In mode "segment" they are
            25 steps of the behaviour policy apart.
-Behaviour  a random walk: heading noise 0.2 rad per step, step length 1.0 ± 0.4 in action units, a
-           new heading after a bump; every other stretch heads for the door and through it.
+Behaviour  by turns of chance: a random walk (heading noise 0.2 rad per step, step length 1.0 ± 0.4
+           in action units, a new heading after a bump); a walk to the door and through it; and a
+           straight walk to any point, through walls for all it knows, so that it leans against
+           them, and into their corners, from every side and at every speed.
 Episode    100 steps.
 
 Sources: the task is the Wall of Zhou et al. (DINO-WM, arXiv 2411.04983), after the two rooms of
@@ -162,21 +164,29 @@ class WallEnv(GoalReachingEnv):
         return _draw_room(size, self.wall_x, self.door_y).astype(np.uint8)
 
 
-# Chance per step of turning away from a wall: low enough that walls are pushed against at length,
-# so that data show them from every side.
+# Chance of a stretch of wandering, of one to the door, of a straight one.
+STRETCHES = (0.3, 0.4, 0.3)
+# Chance per step of turning away from a wall while wandering: low enough that it is pushed against.
 TURN_AT_WALL = 0.2
+# Rad per step, of wandering and of a straight stretch.
+HEADING_NOISE, STRAIGHT_NOISE = 0.2, 0.5
+# A straight stretch aims at a point that lies at most so far outside of the room, and ends this
+# near to it; px.
+AIM_MARGIN, ARRIVED = 15.0, 3.0
 
 
 class _Behavior:
-    """A random walk that goes through the door often: stretches of wandering, and of heading for
-    the door and through it, by turns of chance."""
+    """Stretches of wandering, of heading for the door and through it, and of heading straight for
+    some point, by turns of chance."""
 
     def __init__(self) -> None:
-        self._steps = 0
-        self._to_door = False
+        self._steps = 0  # left of the present stretch
+        self._kind = "wander"
         self._crossing = False
         self._side = 0.0  # the room that the door is headed for from: -1 left, 1 right
         self._heading = 0.0
+        self._pace = 1.0
+        self._aim = (0.0, 0.0)
         self._last: tuple[float, float] | None = None
 
     def action(
@@ -189,24 +199,35 @@ class _Behavior:
         if self._steps <= 0:
             self._choose(position, wall_x, rng)
         self._steps -= 1
-        if self._to_door:
+        noise = HEADING_NOISE
+        if self._kind == "door":
             self._head_for_door(position, wall_x, door_y)
+        elif self._kind == "straight":
+            self._head_for(position, self._aim)
+            noise = STRAIGHT_NOISE
+            if math.dist(position, self._aim) < ARRIVED:
+                self._steps = 0
         elif position == self._last and rng.random() < TURN_AT_WALL:
             self._heading = float(rng.uniform(-math.pi, math.pi))
         self._last = position
-        self._heading += float(rng.normal(0.0, 0.2))
-        length = float(rng.normal(1.0, 0.4))
+        self._heading += float(rng.normal(0.0, noise))
+        length = self._pace * float(rng.normal(1.0, 0.4))
         step = np.array([math.cos(self._heading), math.sin(self._heading)]) * length
         return np.clip(step, -2.0, 2.0).astype(np.float32)
 
     def _choose(
         self, position: tuple[float, float], wall_x: float, rng: np.random.Generator
     ) -> None:
-        self._to_door = bool(rng.random() < 0.5)
+        self._kind = str(rng.choice(["wander", "door", "straight"], p=STRETCHES))
         self._crossing = False
         self._side = 1.0 if position[0] > wall_x else -1.0
-        self._steps = 40 if self._to_door else int(rng.integers(10, 30))
+        self._steps = 40 if self._kind == "door" else int(rng.integers(10, 30))
         self._heading = float(rng.uniform(-math.pi, math.pi))
+        self._pace = 1.0
+        if self._kind == "straight":
+            self._pace = float(rng.uniform(0.5, 2.0))
+            x, y = rng.uniform(-AIM_MARGIN, ROOM + AIM_MARGIN, 2).tolist()
+            self._aim = (x, y)
 
     def _head_for_door(self, position: tuple[float, float], wall_x: float, door_y: float) -> None:
         before = wall_x + self._side * (WALL_HALF_WIDTH + 2.0)
@@ -215,9 +236,12 @@ class _Behavior:
             self._crossing = math.dist(position, (before, door_y)) < DOOR_HALF_HEIGHT - 1.0
         aim_x = behind if self._crossing else before
         if self._crossing and self._side * (aim_x - position[0]) > 0:
-            self._steps, self._to_door = 0, False  # it is through, and walks on as it goes
+            self._steps, self._kind = 0, "wander"  # it is through, and walks on as it goes
             return
-        self._heading = math.atan2(door_y - position[1], aim_x - position[0])
+        self._head_for(position, (aim_x, door_y))
+
+    def _head_for(self, position: tuple[float, float], aim: tuple[float, float]) -> None:
+        self._heading = math.atan2(aim[1] - position[1], aim[0] - position[0])
 
 
 def _blocks(wall_x: float, door_y: float) -> tuple[Block, Block]:

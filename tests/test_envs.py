@@ -423,6 +423,32 @@ def test_wall_behaviour_goes_through_the_door():
     assert episodes > 20
 
 
+def test_wall_behaviour_leans_against_the_wall():
+    """Planners ask what lies behind a wall that is walked into: data have to say it often."""
+    env = wall_env(randomize=True)
+    env.reset(seed=0)
+    leaning = []
+    for _ in range(30):
+        wall_x = env.reset()[1]["wall_x"]
+        x = behave(env, 100)[1][:, 0]
+        leaning.append(np.isclose(np.abs(x - wall_x), 3, atol=1e-6).mean())
+    assert np.mean(leaning) > 0.05
+
+
+def test_pusht_in_its_published_look():
+    env = make("gbp/PushT-v0", look="published", image_size=224, render_mode="rgb_array")
+    state = [100.0, 100.0, 400.0, 400.0, 0.0, 0.0, 0.0]
+    obs, _ = env.reset(options={"start": state, "goal": [100.0, 100.0, 400.0, 100.0, 1.0, 0, 0]})
+    at = lambda x, y: tuple(obs["pixels"][round(y * 224 / 512), round(x * 224 / 512)])  # noqa: E731
+    assert at(100, 100) == (65, 105, 225)  # royal blue
+    assert at(400, 415) == (119, 136, 153)  # light slate grey
+    assert at(256, 270) == (144, 238, 144)  # light green
+    assert at(20, 500) == (255, 255, 255)
+    assert env.render().shape == (384, 384, 3)
+    with pytest.raises(ValueError, match="unknown look 'dark'"):
+        gym.make("gbp/PushT-v0", look="dark")
+
+
 def test_wall_layout():
     env = make("gbp/Wall-v0", randomize=True)
     obs, first = env.reset(seed=0)
