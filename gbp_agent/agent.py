@@ -4,7 +4,7 @@ The path of one decision, four files long:
 
     agent.py        act(obs) → predict → plan: encodes, plans, hands out the plan's actions
     planners/*.py   the optimiser, which sees a cost function and nothing else
-    world_model.py  encode and rollout
+    compact.py      encode and rollout (patch.py of the other family)
     networks/*.py   the encoder and the predictor
 """
 
