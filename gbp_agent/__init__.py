@@ -11,7 +11,7 @@ from .checkpoint import load_checkpoint, pretrained_names, save_checkpoint
 from .compact import CompactConfig, CompactWorldModel
 from .data import EVALUATION_SEEDS_BEGIN, TrajectoryDataset, collect
 from .evaluate import evaluate
-from .objectives import GoalObjective
+from .objectives import GoalObjective, StateCost
 from .observations import ObservationKeys
 from .patch import PatchConfig, PatchWorldModel
 from .planners import (
@@ -38,6 +38,7 @@ from .training import (
     pretrain,
 )
 from .types import Latent, Objective, Plan, Planner, PlannerResult, WorldModel
+from .vector import StateConfig, StateWorldModel
 from .video import record_episode, record_episodes
 
 __all__ = [
@@ -72,6 +73,9 @@ __all__ = [
     "PretrainConfig",
     "RandomAgent",
     "RepresentationConfig",
+    "StateConfig",
+    "StateCost",
+    "StateWorldModel",
     "TrajectoryDataset",
     "WorldModel",
     "WorldModelMPCAgent",

@@ -4,14 +4,13 @@ The path of one decision, four files long:
 
     agent.py        act(obs) → predict → plan: encodes, plans, hands out the plan's actions
     planners/*.py   the optimiser, which sees a cost function and nothing else
-    compact.py      encode and rollout (patch.py of the other family)
+    vector.py       rollout; compact.py encode (patch.py does both for patch tokens)
     networks/*.py   the encoder and the predictor
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,7 @@ class WorldModelMPCAgent:
         self.last_plan: Plan | None = None
         self._bfloat16 = uses_bfloat16(self.config.precision, self.device)
         self._noise = torch.Generator(self.device).manual_seed(seed)
-        self._goal: Observation | None = None
+        self._goal: Observation | np.ndarray | None = None
         self._state: AgentState | None = None
         shape = model.config
         self._proposals = model.proposals[: self.config.proposals, : self.config.horizon]
@@ -205,9 +204,9 @@ class WorldModelMPCAgent:
         """Forget the episode."""
         self._state = None
 
-    def set_goal(self, goal: Observation | None) -> None:
-        """Give the goal once, for an env whose observations hold none: a dict with the same
-        picture and proprioception keys as an observation; None takes it back."""
+    def set_goal(self, goal: Observation | np.ndarray | None) -> None:
+        """Give the goal once, for an env whose observations hold none: an observation of it, with
+        the same picture and proprioception keys as the others; None takes it back."""
         self._goal = goal
 
     def act(self, observation: Observation) -> np.ndarray:
@@ -233,7 +232,7 @@ class WorldModelMPCAgent:
             ValueError: a part of it has the wrong shape or type, or is not finite.
         """
         batch, single = self._batched(observation)
-        rows = len(batch[self.keys.proprio])
+        rows = len(batch["proprio"])
         if state is not None and len(state.position) != rows:
             raise ValueError(
                 f"state is of {len(state.position)} episode(s), the observation of {rows}; "
@@ -253,7 +252,7 @@ class WorldModelMPCAgent:
         state: None plans as at the start of an episode.
         """
         batch, _ = self._batched(observation)
-        rows = np.arange(len(batch[self.keys.proprio]))
+        rows = np.arange(len(batch["proprio"]))
         begun = time.perf_counter()
         if state is None:
             state = self._first_state(batch)
@@ -262,24 +261,26 @@ class WorldModelMPCAgent:
     def cost(self, observation: Observation) -> CostFunction:
         """What the planner minimises from this observation, as at the start of an episode."""
         batch, _ = self._batched(observation)
-        rows = np.arange(len(batch[self.keys.proprio]))
+        rows = np.arange(len(batch["proprio"]))
         state = self._first_state(batch)
-        goal = self._encode(batch, self.keys.goal_pixels, self.keys.goal_proprio, rows)
+        goal = self._encode(batch, rows, "goal_")
         return self._cost(state.history, state.past_actions, goal)
 
     # Details ----------------------------------------------------------------------------------
 
     def _batched(self, observation: Observation) -> tuple[dict[str, np.ndarray], bool]:
         """The observation with its goal and a leading batch dimension; whether it had none."""
-        if self._goal is not None and isinstance(observation, Mapping):
-            observation = dict(observation) | self.keys.as_goal(self._goal, observation)
-        return check_observation(observation, self.keys, self.model.config)
+        if self._goal is not None:
+            known = self.keys.as_dict(observation)
+            observation = dict(known) | self.keys.as_goal(self._goal, known)
+        needs_goal = getattr(self.objective, "needs_goal", True)
+        return check_observation(observation, self.keys, self.model.config, needs_goal)
 
     def _first_state(self, batch: dict[str, np.ndarray]) -> AgentState:
         """The state at the start of all episodes."""
-        shape, rows = self.model.config, np.arange(len(batch[self.keys.proprio]))
+        shape, rows = self.model.config, np.arange(len(batch["proprio"]))
         return AgentState.empty(
-            self._encode(batch, self.keys.pixels, self.keys.proprio, rows),
+            self._encode(batch, rows),
             history=shape.history,
             horizon=self.config.horizon,
             pending=self.config.execute * shape.frameskip,
@@ -314,7 +315,7 @@ class WorldModelMPCAgent:
         rows = np.concatenate([ended, begun])
         if len(rows) == 0:
             return state
-        latent = self._encode(batch, self.keys.pixels, self.keys.proprio, rows)
+        latent = self._encode(batch, rows)
         if len(ended):
             first = Latent(*(part[: len(ended)] for part in latent))
             state = state.observe(ended, first, self.model.action_normalizer, frameskip)
@@ -322,13 +323,12 @@ class WorldModelMPCAgent:
             state = state.restart(begun, Latent(*(part[len(ended) :] for part in latent)))
         return state
 
-    def _encode(
-        self, batch: dict[str, np.ndarray], pixels: str, proprio: str, rows: np.ndarray
-    ) -> Latent:
+    def _encode(self, batch: dict[str, np.ndarray], rows: np.ndarray, which: str = "") -> Latent:
+        """The latents of these rows' observations, or with "goal_" of their goals."""
         with torch.no_grad():
             return self.model.encode(
-                torch.from_numpy(batch[pixels][rows]).to(self.device),
-                torch.from_numpy(batch[proprio][rows]).to(self.device),
+                torch.from_numpy(batch[f"{which}pixels"][rows]).to(self.device),
+                torch.from_numpy(batch[f"{which}proprio"][rows]).to(self.device),
             )
 
     def _plan(
@@ -342,7 +342,7 @@ class WorldModelMPCAgent:
         """Plan for the rows `due` from their history."""
         model = self.model
         rows = torch.from_numpy(due).to(self.device)
-        goal = self._encode(batch, self.keys.goal_pixels, self.keys.goal_proprio, due)
+        goal = self._encode(batch, due, "goal_")
         start = Latent(*(part[rows] for part in state.history))
         past, initial = state.past_actions[rows], state.plan[rows]
         warm = initial.flatten(1).any(1)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .compact import CompactConfig, CompactWorldModel
 from .patch import PatchConfig, PatchWorldModel
+from .vector import StateConfig, StateWorldModel
 from .world_model import LatentWorldModel, WorldModelConfig
 
 FORMAT_VERSION = 1
@@ -26,6 +27,7 @@ CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "READ
 FAMILIES: dict[str, tuple[type[WorldModelConfig], Callable[..., LatentWorldModel]]] = {
     "compact": (CompactConfig, CompactWorldModel),
     "patch": (PatchConfig, PatchWorldModel),
+    "state": (StateConfig, StateWorldModel),
 }
 
 

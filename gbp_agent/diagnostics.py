@@ -142,22 +142,25 @@ def judge(
     Returns {"probe": median errors, "effective_rank", "spectrum": eigenvalues of the visual part,
     "prediction": see prediction_errors}.
     """
-    width = model.tokens * model.token_width
+    width = model.tokens * model.token_width or model.latent_width
     generator = torch.Generator().manual_seed(seed)
     names = dataset.metadata["state_names"]
     periods = [dataset.metadata["state_periods"].get(name, 0.0) for name in names]
-    probe = StateProbe(latents.latents.shape[1], names, periods)
-    initialize(probe, generator)
-    known = training[:: max(1, len(training) // 1000)]
-    probe.fit(*_labelled(dataset, latents, known), generator)
     seen, states = _labelled(dataset, latents, held_out)
+    errors: dict[str, float] = {}
+    if names:
+        probe = StateProbe(latents.latents.shape[1], names, periods)
+        initialize(probe, generator)
+        known = training[:: max(1, len(training) // 1000)]
+        probe.fit(*_labelled(dataset, latents, known), generator)
+        errors = probe.errors(seen, states)
     eigenvalues = spectrum(seen[:, :width])
     frames = model.history + 5
     rows = latents.evenly(held_out, frames, model.config.frameskip, stride=7)
     windows, actions = latents.window(rows, frames, model.config.frameskip)
     device = model.device
     return {
-        "probe": probe.errors(seen, states),
+        "probe": errors,
         "effective_rank": effective_rank(seen[:, :width]),
         "spectrum": [round(float(v), 4) for v in eigenvalues],
         "prediction": prediction_errors(model, windows.to(device), actions.to(device)),

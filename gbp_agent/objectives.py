@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from gbp_agent.normalize import Standardizer
 from gbp_agent.types import Latent
 
 
@@ -73,7 +75,7 @@ class GoalObjective:
             )
         first = -1 if self.frames == "last" else 0
         visual = predicted.visual[:, first:] - goal.visual.unsqueeze(-3)
-        cost = visual.square().mean(dim=(-2, -1))  # (N, frames)
+        cost = visual.square().flatten(-2).sum(-1) / max(1, visual[0, 0].numel())  # (N, frames)
         if any(self._proprio_weights) and predicted.proprio.shape[-1] > 0:
             proprio = predicted.proprio[:, first:] - goal.proprio.unsqueeze(-2)
             weights = proprio.new_tensor(self._proprio_weights)
@@ -81,6 +83,35 @@ class GoalObjective:
         if self.frames == "last":
             return cost[:, 0]
         return (cost * frame_weights(cost.shape[1], self.base, like=cost)).sum(dim=1)
+
+
+class StateCost:
+    """A cost of states instead of the distance to a goal, so that an agent can follow any reward
+    that can be written as a differentiable function of the state.
+
+    function: states (N, H, p) in env units → cost (N, H), lower is better; differentiable.
+    normalizer: the model's `proprio_normalizer`. The model's proprioception has to be its z-scores,
+        as with the families "state" and "compact".
+    """
+
+    needs_goal = False
+
+    def __init__(self, function: Callable[[Tensor], Tensor], normalizer: Standardizer):
+        self.function = function
+        self.normalizer = normalizer
+
+    def __call__(self, predicted: Latent, goal: Latent) -> Tensor:
+        """Cost (N,), the mean over the H predicted frames; `goal` is not looked at.
+
+        Raises ValueError where the function returns another shape.
+        """
+        cost = self.function(self.normalizer.denormalize(predicted.proprio))
+        if cost.shape != predicted.proprio.shape[:2]:
+            raise ValueError(
+                f"the cost function returned shape {tuple(cost.shape)} for states of shape "
+                f"{tuple(predicted.proprio.shape)}, expected {tuple(predicted.proprio.shape[:2])}"
+            )
+        return cost.mean(1)
 
 
 def frame_weights(horizon: int, base: float, *, like: Tensor) -> Tensor:

@@ -4,32 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .types import Observation
 from .world_model import WorldModelConfig
 
+PARTS = ("pixels", "proprio", "goal_pixels", "goal_proprio")
+NO_PICTURE = np.zeros((0, 0, 3), np.uint8)
+
 
 @dataclass(frozen=True)
 class ObservationKeys:
     """Names of an observation's entries.
 
-    pixels, goal_pixels: uint8 (S, S, 3). proprio, goal_proprio: float (p,), env units.
+    pixels, goal_pixels: uint8 (S, S, 3); None where there is no picture, as for models of state
+        vectors. proprio, goal_proprio: float (p,), env units.
+
+    An observation that is an array and no dict is the proprioception alone.
     """
 
-    pixels: str = "pixels"
+    pixels: str | None = "pixels"
     proprio: str = "proprio"
-    goal_pixels: str = "goal_pixels"
+    goal_pixels: str | None = "goal_pixels"
     goal_proprio: str = "goal_proprio"
 
-    def as_goal(self, goal: Observation, observation: Observation) -> dict[str, np.ndarray]:
+    def as_dict(self, observation: Any) -> Observation:
+        """The observation, or a dict of it where it is an array."""
+        if isinstance(observation, Mapping):
+            return observation
+        return {self.proprio: np.asarray(observation)}
+
+    def as_goal(self, goal: Any, observation: Observation) -> dict[str, np.ndarray]:
         """`goal`, an observation of the goal, under the goal's names, repeated for a batch."""
-        found = {}
+        goal, found = self.as_dict(goal), {}
         for name, goal_name in (
             (self.pixels, self.goal_pixels),
             (self.proprio, self.goal_proprio),
         ):
+            if name is None or goal_name is None or name not in {*goal, *observation}:
+                continue
             if name not in goal:
                 raise KeyError(f"the goal has no {name!r}, only {', '.join(map(repr, goal))}")
             value = np.asarray(goal[name])
@@ -38,50 +53,73 @@ class ObservationKeys:
             found[goal_name] = value
         return found
 
+    def frame(self, observation: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Picture (S, S, 3) uint8, of 0 px where there is none, and proprioception (p,) float32.
+
+        Raises:
+            KeyError: an entry is missing.
+        """
+        parts = self.as_dict(observation)
+        for name in (self.pixels if isinstance(observation, Mapping) else None, self.proprio):
+            if name is not None and name not in parts:
+                present = ", ".join(repr(key) for key in parts)
+                raise KeyError(f"observation has no {name!r}, only {present}; give other keys")
+        has_picture = self.pixels is not None and self.pixels in parts
+        picture = np.asarray(parts[self.pixels]) if has_picture else NO_PICTURE  # type: ignore[index]
+        return picture, np.asarray(parts[self.proprio], np.float32)
+
 
 def check_observation(
-    observation: Observation, keys: ObservationKeys, config: WorldModelConfig
+    observation: Any, keys: ObservationKeys, config: WorldModelConfig, goal: bool = True
 ) -> tuple[dict[str, np.ndarray], bool]:
-    """The entries that are needed, with a leading batch dimension, and whether it was added.
+    """The entries that are needed, by the names in PARTS and with a leading batch dimension, and
+    whether that was added.
+
+    goal: whether there has to be one; without, the observation stands in its place.
 
     Raises:
         KeyError: an entry is missing.
         ValueError: no mapping; a shape or type that the model was not trained on; not finite.
     """
-    if not isinstance(observation, Mapping):
-        raise ValueError(
-            f"observation is a {type(observation).__name__}, expected a dict with "
-            f'{keys.pixels!r} and {keys.proprio!r}; make the env with obs_type="pixels"'
-        )
     size = config.image_size
-    wanted = {
-        keys.pixels: (size, size, 3),
-        keys.proprio: (config.proprio_dim,),
-        keys.goal_pixels: (size, size, 3),
-        keys.goal_proprio: (config.proprio_dim,),
-    }
+    if not isinstance(observation, Mapping):
+        if size or not isinstance(observation, np.ndarray):
+            raise ValueError(
+                f"observation is a {type(observation).__name__}, expected a dict with "
+                f'{keys.pixels!r} and {keys.proprio!r}; make the env with obs_type="pixels"'
+            )
+        observation = keys.as_dict(observation)
+    shapes = {"pixels": (size, size, 3), "proprio": (config.proprio_dim,)}
     parts: dict[str, np.ndarray] = {}
-    for key, shape in wanted.items():
+    for part in PARTS if goal else PARTS[:2]:
+        shape, key = shapes[part.removeprefix("goal_")], getattr(keys, part)
+        if 0 in shape:
+            continue
         if key not in observation:
             present = ", ".join(repr(k) for k in observation)
-            remedy = "; or give the goal with agent.set_goal(...)" if "goal" in key else ""
+            remedy = "; or give the goal with agent.set_goal(...)" if "goal" in part else ""
             raise KeyError(f"observation has no {key!r}, only {present}{remedy}")
         value = np.asarray(observation[key])
         if value.shape[-len(shape) :] != shape or value.ndim not in (len(shape), len(shape) + 1):
+            trained = f" with image_size={size}" if size else ""
             raise ValueError(
                 f"observation[{key!r}] has shape {value.shape}, expected {shape} or a batch of "
-                f"it; the model was trained on {config.env_id} with image_size={size}"
+                f"it; the model was trained on {config.env_id}{trained}"
             )
         if len(shape) == 3 and value.dtype != np.uint8:
             raise ValueError(f"observation[{key!r}] is {value.dtype}, expected uint8 in 0…255")
         if len(shape) == 1 and not np.all(np.isfinite(value)):
             raise ValueError(f"observation[{key!r}] must be finite, got {value}")
-        parts[key] = value
-    single = parts[keys.proprio].ndim == 1
+        parts[part] = value.astype(np.float32) if len(shape) == 1 else value
+    single = parts["proprio"].ndim == 1
     if single:
-        parts = {key: value[None] for key, value in parts.items()}
-    rows = {key: len(value) for key, value in parts.items() if value.ndim in (2, 4)}
+        parts = {part: value[None] for part, value in parts.items()}
+    rows = {getattr(keys, p): len(v) for p, v in parts.items() if v.ndim in (2, 4)}
     if len(rows) != len(parts) or len(set(rows.values())) != 1:
         raise ValueError(f"observation has batches of different sizes: {rows}")
-    floats = (keys.proprio, keys.goal_proprio)
-    return {k: v.astype(np.float32) if k in floats else v for k, v in parts.items()}, single
+    for part in PARTS:
+        if part.endswith("pixels") and not size:
+            parts[part] = np.broadcast_to(NO_PICTURE, (len(parts["proprio"]), *NO_PICTURE.shape))
+        elif part not in parts:
+            parts[part] = parts[part.removeprefix("goal_")]
+    return parts, single

@@ -1,5 +1,6 @@
 """What all world models share: statistics, proposals, the initialisation network.
 
+vector.py   one vector per frame: the roll-outs, and models of a state vector
 compact.py  one vector per frame, trained end to end from pixels
 patch.py    patch tokens of a vision transformer
 

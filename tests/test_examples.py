@@ -63,6 +63,7 @@ def wall(make_model: Any, tmp_path: Path) -> Path:
 
 def test_the_scripts_are_these() -> None:
     expected = {
+        "any_env",
         "benchmark",
         "collect",
         "evaluate",
@@ -259,3 +260,26 @@ def test_benchmark(run: Any, wall: Path) -> None:
     assert printed.count("| gradcem |") == 2
     assert figures["finetuning"]["ratio"] > 0
     assert "ms on cached latents" in printed
+
+
+def test_any_env(run: Any, tmp_path: Path) -> None:
+    options = ["--episodes", 20, "--steps", 10, "--goal-after", 3, "--dynamics-steps", 5]
+    found = run("any_env", *options, "--horizon", 2, "--out", tmp_path / "run")
+    assert "planning: " in found
+    assert "/2 goals reached" in found
+    again = run("any_env", *options, "--horizon", 2, "--out", tmp_path / "run")
+    assert again.splitlines()[0] == found.splitlines()[0]  # nothing is trained twice
+
+
+PAGES = sorted((FOLDER.parent / "docs").glob("your-*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_the_code_of_a_page_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = page.read_text(encoding="utf-8").split("```python\n")[1:]
+    assert blocks
+    code = "\n".join(block.split("```")[0] for block in blocks)
+    exec(compile(code, str(page), "exec"), {"__name__": "page"})

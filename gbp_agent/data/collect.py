@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
+from ..observations import ObservationKeys
 from .dataset import (
     ARRAYS,
     FORMAT_VERSION,
@@ -36,6 +37,7 @@ class _Part:
     seeds: range
     steps: int
     folder: Path
+    keys: ObservationKeys
 
 
 def collect(
@@ -48,6 +50,7 @@ def collect(
     episodes_per_part: int = 50,
     workers: int | None = None,
     progress: bool = True,
+    keys: ObservationKeys | None = None,
     **env_kwargs: Any,
 ) -> TrajectoryDataset:
     """Write `episodes` episodes of `steps` environment steps each.
@@ -64,6 +67,9 @@ def collect(
         folder: where to; made if need be.
         episodes_per_part: what a killed collection loses at most, per worker.
         workers: processes; the number of processors by default.
+        keys: which entries of an observation are the picture and the proprioception. An
+            observation that is an array is proprioception; so one without a picture gives data for
+            models of the family "state".
         env_kwargs: passed to `gymnasium.make`, e.g. `image_size=64`.
 
     Raises:
@@ -83,7 +89,8 @@ def collect(
         "episodes_per_part": episodes_per_part,
     }
     _write_metadata(folder, metadata, spec)
-    tasks = [part for part in _parts(folder, metadata, spec) if not part.folder.exists()]
+    keys = keys or ObservationKeys()
+    tasks = [part for part in _parts(folder, metadata, spec, keys) if not part.folder.exists()]
     missing = sum(len(task.seeds) for task in tasks)
     with tqdm(
         total=episodes,
@@ -111,7 +118,10 @@ def _check(episodes: int, seed: int, steps: int, episodes_per_part: int) -> None
 
 
 def _parts(
-    folder: Path, metadata: dict[str, Any], spec: gym.envs.registration.EnvSpec
+    folder: Path,
+    metadata: dict[str, Any],
+    spec: gym.envs.registration.EnvSpec,
+    keys: ObservationKeys,
 ) -> Iterator[_Part]:
     """All parts of the collection that `metadata` describes."""
     seeds = range(metadata["seed"], metadata["seed"] + metadata["episodes"])
@@ -119,7 +129,7 @@ def _parts(
     for number in range(metadata["parts"]):
         part = seeds[number * size : (number + 1) * size]
         path = folder / part_name(number)
-        yield _Part(spec, metadata["env_kwargs"], part, metadata["steps"], path)
+        yield _Part(spec, metadata["env_kwargs"], part, metadata["steps"], path, keys)
 
 
 def _run(tasks: list[_Part], workers: int) -> Iterator[int]:
@@ -136,7 +146,7 @@ def _collect_part(task: _Part) -> int:
     rows: dict[str, list[Any]] = {key: [] for key in ARRAYS}
     for seed in task.seeds:
         length = 0
-        for row in _episode(env, seed, task.steps):
+        for row in _episode(env, seed, task.steps, task.keys):
             length += 1
             for key, value in row.items():
                 rows[key].append(value)
@@ -146,7 +156,9 @@ def _collect_part(task: _Part) -> int:
     return len(task.seeds)
 
 
-def _episode(env: gym.Env, seed: int, steps: int) -> Iterator[dict[str, Any]]:
+def _episode(
+    env: gym.Env, seed: int, steps: int, keys: ObservationKeys
+) -> Iterator[dict[str, Any]]:
     """Rows of one episode, one per frame."""
     simulator: Any = env.unwrapped
     behavior = getattr(simulator, "behavior_action", None)
@@ -156,9 +168,10 @@ def _episode(env: gym.Env, seed: int, steps: int) -> Iterator[dict[str, Any]]:
     for step in range(steps + 1):
         last = over or step == steps
         action = behavior() if behavior else env.action_space.sample()
+        picture, numbers = keys.frame(observation)
         yield {
-            "pixels": observation["pixels"],
-            "proprio": observation["proprio"],
+            "pixels": picture,
+            "proprio": numbers,
             "action": np.zeros_like(action) if last else action,
             "state": info.get("state", np.zeros(0)),
         }

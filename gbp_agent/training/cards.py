@@ -7,6 +7,7 @@ from typing import Any
 
 from ..compact import CompactConfig
 from ..data import TrajectoryDataset
+from ..vector import VectorConfig
 from ..world_model import WorldModelConfig
 
 _TEMPLATE = """---
@@ -16,8 +17,7 @@ tags: [world-model, model-predictive-control, gymnasium]
 ---
 # World model for {env_id}
 
-A compact latent world model: one vector of {latent_dim} numbers per frame of {image_size} px,
-beside the z-scored proprioception ({proprio_dim} numbers), and a residual MLP that predicts
+{kind}, and a residual MLP that predicts
 {frameskip} environment steps ahead from {history} frame(s).
 
 ```python
@@ -43,12 +43,15 @@ Median error of a small MLP probe from the latent to the simulator's state, in t
 {probe}
 
 Mean squared error of predicted latents relative to predicting no change, after 1, 2, … model
-steps: {ratio}. Effective rank of the visual latent: {rank:.1f} of {latent_dim}.
+steps: {ratio}. Effective rank of the {what}: {rank:.1f} of {width}.
 """
+_COMPACT = """A compact latent world model: one vector of {latent_dim} numbers per frame of
+{image_size} px, beside the z-scored proprioception ({proprio_dim} numbers)"""
+_STATE = "A world model of the state vector: its z-scores ({proprio_dim} numbers)"
 
 
 def model_card(
-    config: CompactConfig,
+    config: VectorConfig,
     dataset: TrajectoryDataset,
     settings: dict[str, Any],
     metrics: dict[str, Any],
@@ -58,8 +61,14 @@ def model_card(
     about = dataset.metadata
     shown = {k: v for k, v in settings.items() if k not in ("data", "out", "progress", "planning")}
     rows = "\n".join(f"| {name} | {error:.3g} |" for name, error in metrics["probe"].items())
+    compact = isinstance(config, CompactConfig)
     return _TEMPLATE.format(
-        **{k: v for k, v in vars(config).items() if not k.startswith("_")},
+        kind=(_COMPACT if compact else _STATE).format(**vars(config)),
+        what="visual latent" if compact else "state",
+        width=config.latent_dim if isinstance(config, CompactConfig) else config.proprio_dim,
+        env_id=config.env_id,
+        frameskip=config.frameskip,
+        history=config.history,
         episodes=about["episodes"],
         steps=about["steps"],
         first=about["seed"],

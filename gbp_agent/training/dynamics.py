@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..compact import CompactWorldModel
 from ..data.latents import LatentDataset
+from ..vector import VectorWorldModel
 from .loop import LoopConfig, optimize
 
 
@@ -36,7 +36,7 @@ class DynamicsConfig:
 
 
 def train_dynamics(
-    model: CompactWorldModel,
+    model: VectorWorldModel,
     data: LatentDataset,
     episodes: np.ndarray,
     config: DynamicsConfig,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from ..networks import initialize
 from ..normalize import ActionNormalizer, Standardizer
 from ..precision import Precision, uses_bfloat16
 from ..report import machine
+from ..vector import StateConfig, StateWorldModel, VectorWorldModel
+from ..world_model import WorldModelConfig
 from .cards import model_card
 from .dynamics import DynamicsConfig, train_dynamics
 from .initializer import InitializerConfig, train_initializer
@@ -40,7 +42,10 @@ class PretrainConfig:
 
     data: dataset folder. out: folder for states, curves and the final `checkpoint`; a run that
         was killed goes on when started again with the same `out`.
-    model: fields of CompactConfig that are not read off the data, e.g. {"latent_dim": 32}.
+    family: "compact" learns from pictures; "state" from the proprioception alone, without the
+        first phase.
+    model: fields of CompactConfig or StateConfig that are not read off the data, e.g.
+        {"latent_dim": 32}.
     whitening: 0 keeps the shape of the latent distribution, 1 gives each principal direction unit
         variance; the mean variance is 1 in any case.
     planning: settings that the agent will take up: {"mpc": …, "objective": …, "planners": …}.
@@ -51,6 +56,7 @@ class PretrainConfig:
 
     data: Path
     out: Path
+    family: Literal["compact", "state"] = "compact"
     model: dict[str, Any] = field(default_factory=dict)
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
@@ -64,7 +70,7 @@ class PretrainConfig:
     progress: bool = True
 
 
-def pretrain(config: PretrainConfig) -> CompactWorldModel:
+def pretrain(config: PretrainConfig) -> VectorWorldModel:
     """Train, judge and save a world model; returns it in eval mode.
 
     Raises:
@@ -77,9 +83,10 @@ def pretrain(config: PretrainConfig) -> CompactWorldModel:
     model = _build(config, dataset, training)
     bfloat16 = uses_bfloat16(config.precision, config.device)
     how = (config.out, config.seed, bfloat16, config.progress)
-    train_representation(model, dataset, training, config.representation, *how)
-    sample = dataset_sample(training, 200)
-    standardize_latents(model, dataset, sample, config.whitening)
+    if isinstance(model, CompactWorldModel):
+        train_representation(model, dataset, training, config.representation, *how)
+        sample = dataset_sample(training, 200)
+        standardize_latents(model, dataset, sample, config.whitening)
     latents = LatentDataset.encode(model, dataset, config.out / "latents.npy", config.progress)
     model.proposals.copy_(draw_proposals(latents, training, model.config, config.seed))
     train_dynamics(model, latents, training, config.dynamics, *how)
@@ -127,7 +134,7 @@ def standardize_latents(
 
 
 def draw_proposals(
-    latents: LatentDataset, episodes: np.ndarray, config: CompactConfig, seed: int
+    latents: LatentDataset, episodes: np.ndarray, config: WorldModelConfig, seed: int
 ) -> Tensor:
     """Plans (K, proposal_steps, M) cut from training episodes at random."""
     if config.proposals == 0:
@@ -145,20 +152,27 @@ def dataset_sample(episodes: np.ndarray, count: int) -> np.ndarray:
 
 def _build(
     config: PretrainConfig, dataset: TrajectoryDataset, training: np.ndarray
-) -> CompactWorldModel:
+) -> VectorWorldModel:
     env_id = dataset.metadata["env_id"]
-    shape = CompactConfig(
-        env_id=env_id,
-        proprio_dim=dataset.episode(0)["proprio"].shape[1],
-        action_low=tuple(dataset.metadata["action_low"]),
-        action_high=tuple(dataset.metadata["action_high"]),
-        image_size=dataset.episode(0)["pixels"].shape[1],
+    first = dataset.episode(0)
+    common: dict[str, Any] = {
+        "env_id": env_id,
+        "proprio_dim": first["proprio"].shape[1],
+        "action_low": tuple(dataset.metadata["action_low"]),
+        "action_high": tuple(dataset.metadata["action_high"]),
         **config.model,
-    )
-    model = CompactWorldModel(
-        shape,
+    }
+    statistics = (
         ActionNormalizer.fit(dataset.array("action", training)),
         Standardizer.fit(dataset.array("proprio", training)),
     )
+    model: VectorWorldModel
+    if config.family == "state":
+        model = StateWorldModel(StateConfig(**common), *statistics)
+    elif not first["pixels"].shape[1]:
+        raise ValueError(f"{config.data} holds no pictures; give family='state'")
+    else:
+        shape = CompactConfig(**common, image_size=first["pixels"].shape[1])
+        model = CompactWorldModel(shape, *statistics)
     initialize(model, torch.Generator().manual_seed(config.seed))
     return model.to(config.device)

@@ -1,0 +1,153 @@
+"""State-vector models and costs of one's own, on an environment that is none of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gbp_agent import (
+    DynamicsConfig,
+    GoalObjective,
+    GradientConfig,
+    GradientPlanner,
+    MPCConfig,
+    ObservationKeys,
+    PretrainConfig,
+    RandomAgent,
+    StateConfig,
+    StateCost,
+    StateWorldModel,
+    TrajectoryDataset,
+    WorldModelMPCAgent,
+    collect,
+    evaluate,
+    load_checkpoint,
+    pretrain,
+    record_episode,
+)
+from gbp_agent.normalize import Standardizer
+from gbp_agent.training.initializer import InitializerConfig
+from gbp_agent.types import Latent
+
+ENV = "Pendulum-v1"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryDataset:
+    folder = tmp_path_factory.mktemp("pendulum") / "data"
+    return collect(ENV, 60, 0, folder, steps=40, workers=1, progress=False)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data: TrajectoryDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pendulum") / "run"
+    config = PretrainConfig(
+        data=data.folder,
+        out=out,
+        family="state",
+        model={"frameskip": 2, "predictor_width": 64, "proposals": 32, "initializer_width": 8},
+        dynamics=DynamicsConfig(steps=800, windows=64, learning_rate=3e-3),
+        initializer=InitializerConfig(steps=5),
+        progress=False,
+    )
+    pretrain(config)
+    return out / "checkpoint"
+
+
+def upright(states: Tensor) -> Tensor:
+    """Pendulum's own cost, without its torque: states are cos θ, sin θ, dθ/dt."""
+    angle = torch.atan2(states[..., 1], states[..., 0])
+    return angle.square() + 0.1 * states[..., 2].square()
+
+
+def agent_for(checkpoint: Path, **options: Any) -> WorldModelMPCAgent:
+    model, _ = load_checkpoint(checkpoint)
+    planner = GradientPlanner(GradientConfig(steps=10, restarts=2))
+    return WorldModelMPCAgent(model, planner, **options)
+
+
+def test_data_without_pictures(data: TrajectoryDataset) -> None:
+    episode = data.episode(0)
+    assert episode["pixels"].shape == (41, 0, 0, 3)
+    np.testing.assert_allclose(np.linalg.norm(episode["proprio"][:, :2], axis=1), 1, rtol=1e-5)
+
+
+def test_model_learns_to_predict(checkpoint: Path) -> None:
+    card = (checkpoint / "README.md").read_text()
+    assert "A world model of the state vector: its z-scores (3 numbers)" in card
+    ratio = card.split("model\nsteps: ")[1].split(",")[0]
+    assert float(ratio) < 0.05
+
+
+def test_a_cost_of_ones_own_swings_the_pendulum_up(checkpoint: Path) -> None:
+    model, _ = load_checkpoint(checkpoint)
+    objective = StateCost(upright, model.proprio_normalizer)
+    agent = agent_for(checkpoint, objective=objective, config=MPCConfig(horizon=10))
+    report = evaluate(agent, ENV, 4, num_envs=4, progress=False, max_episode_steps=100)
+    random = evaluate(
+        RandomAgent.for_env(ENV), ENV, 4, num_envs=4, progress=False, max_episode_steps=100
+    )
+    ours, theirs = (
+        np.mean([episode.final_return for episode in r.episodes]) for r in (report, random)
+    )
+    assert ours > theirs / 2  # returns are negative
+
+
+def test_goals_are_set_as_vectors(checkpoint: Path) -> None:
+    """Weights leave the velocity out of the goal."""
+    agent = agent_for(checkpoint, objective=GoalObjective((1.0, 1.0, 0.0)))
+    with gym.make(ENV) as env:
+        observation, _ = env.reset(seed=0)
+        with pytest.raises(KeyError, match="set_goal"):
+            agent.act(observation)
+        agent.set_goal(np.array([1.0, 0.0, 0.0]))
+        plan = agent.plan(observation)
+    expected = model_goal(agent, [1.0, 0.0, 0.0])
+    torch.testing.assert_close(plan.goal.proprio, expected[None])
+    assert env.action_space.contains(agent.act(observation))
+
+
+def model_goal(agent: WorldModelMPCAgent, state: list[float]) -> Tensor:
+    return agent.model.proprio_normalizer.normalize(torch.tensor(state))
+
+
+def test_entries_of_a_dict(tmp_path: Path) -> None:
+    keys = ObservationKeys(pixels=None, proprio="observation", goal_pixels=None)
+    found = collect(
+        "gbp/PointMaze-v0", 2, 0, tmp_path / "data", steps=5, workers=1, progress=False,
+        keys=keys, obs_type="state",
+    )  # fmt: skip
+    np.testing.assert_allclose(found.episode(0)["proprio"], found.episode(0)["state"], rtol=1e-6)
+    with pytest.raises(KeyError, match="observation has no 'pixels', only 'observation'"):
+        collect(
+            "gbp/PointMaze-v0", 2, 0, tmp_path / "more", steps=5, workers=1, progress=False,
+            obs_type="state",
+        )  # fmt: skip
+
+
+def test_video_of_a_state_model(checkpoint: Path, tmp_path: Path) -> None:
+    agent = agent_for(checkpoint)
+    agent.set_goal(np.array([1.0, 0.0, 0.0]))
+    with gym.make(ENV, render_mode="rgb_array", max_episode_steps=3) as env:
+        record_episode(agent, env, 0, tmp_path / "v.mp4")
+    assert (tmp_path / "v.mp4").stat().st_size > 0
+
+
+def test_cost_of_the_wrong_shape() -> None:
+    cost = StateCost(lambda states: states.sum(), Standardizer.identity(3))
+    predicted = Latent(torch.zeros(2, 4, 1, 0), torch.zeros(2, 4, 3))
+    with pytest.raises(ValueError, match=r"returned shape \(\) .* expected \(2, 4\)"):
+        cost(predicted, predicted)
+
+
+def test_what_does_not_fit(data: TrajectoryDataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="image_size must be 0"):
+        StateWorldModel(StateConfig(ENV, 3, (-2.0,), (2.0,), image_size=64))
+    with pytest.raises(ValueError, match="holds no pictures; give family='state'"):
+        pretrain(PretrainConfig(data=data.folder, out=tmp_path / "run", progress=False))
