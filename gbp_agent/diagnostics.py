@@ -108,23 +108,33 @@ class StateProbe(nn.Module):
 
 
 @torch.no_grad()
-def prediction_errors(
-    model: LatentWorldModel, latents: Tensor, model_actions: Tensor
-) -> dict[str, list[float]]:
-    """Multi-step error on held-out windows against predicting no change.
+def rollout_errors(model: LatentWorldModel, latents: Tensor, model_actions: Tensor) -> Tensor:
+    """Mean squared error, over the numbers of a latent, of each of H frames (N, H) that are
+    predicted from the first T alone.
 
-    latents: (N, T + H, L) joined latents; model_actions: (N, T + H - 1, M).
-    Returns mean squared errors of `model` and `copy` after 1…H model steps, averaged over
-    the numbers of a latent, and their `ratio` (below 1 is better than copying).
+    latents: (N, T + H, L) joined latents, one model step apart; model_actions: (N, T + H - 1, M).
     """
     history = model.history
     start = model.split(latents[:, :history])
     predicted = join(
         model.rollout(start, model_actions[:, : history - 1], model_actions[:, history - 1 :])
     )
-    actual = latents[:, history:]
-    own = (predicted - actual).square().mean((0, 2))
-    copy = (latents[:, history - 1 : history] - actual).square().mean((0, 2))
+    return (predicted - latents[:, history:]).square().mean(-1)
+
+
+@torch.no_grad()
+def prediction_errors(
+    model: LatentWorldModel, latents: Tensor, model_actions: Tensor
+) -> dict[str, list[float]]:
+    """Multi-step error on held-out windows against predicting no change.
+
+    latents, model_actions: as for `rollout_errors`.
+    Returns mean squared errors of `model` and `copy` after 1…H model steps, averaged over
+    the numbers of a latent, and their `ratio` (below 1 is better than copying).
+    """
+    history = model.history
+    own = rollout_errors(model, latents, model_actions).mean(0)
+    copy = (latents[:, history - 1 : history] - latents[:, history:]).square().mean((0, 2))
     ratio = own / copy.clamp(min=1e-12)
     return {"model": own.tolist(), "copy": copy.tolist(), "ratio": ratio.tolist()}
 

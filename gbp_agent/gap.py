@@ -13,6 +13,7 @@ from .agent import WorldModelMPCAgent
 from .data import Windows
 from .data.latents import encode_frames
 from .data.simulate import Simulator
+from .diagnostics import rollout_errors
 from .world_model import LatentWorldModel, join
 
 
@@ -34,14 +35,10 @@ def error_along(
     count = windows.shape[1]
     starts, taken = model.split(windows.flatten(0, 1)), actions.flatten(0, 1)
     one_step = join(model.rollout(starts, taken[:, :-1], taken[:, -1:]))[:, 0]
-    start = model.split(latents[:, :history])
-    rollout = join(
-        model.rollout(start, model_actions[:, : history - 1], model_actions[:, history - 1 :])
-    )
-    actual = latents[:, history:]
+    one_step = one_step.unflatten(0, (-1, count)) - latents[:, history:]
     return {
-        "one_step": (one_step.unflatten(0, (-1, count)) - actual).square().mean(-1),
-        "rollout": (rollout - actual).square().mean(-1),
+        "one_step": one_step.square().mean(-1),
+        "rollout": rollout_errors(model, latents, model_actions),
     }
 
 
