@@ -52,7 +52,9 @@ class Args:
     """Folder of data and model; runs/ENV by default. What is there is not made again."""
 
 
-def play(agent: object, args: Args, starts: range, goals: np.ndarray, spread: np.ndarray) -> int:
+def play(
+    agent: object, args: Args, starts: list[int], goals: np.ndarray, spread: np.ndarray
+) -> int:
     """How many of the goals (N, p) the agent reaches; trial i starts with seed starts[i]."""
     envs = [gym.make(args.env_id) for _ in starts]
     frames = [env.reset(seed=seed)[0] for env, seed in zip(envs, starts, strict=True)]
@@ -74,8 +76,10 @@ def vector(observation: object) -> np.ndarray:
 def main(args: Args) -> None:
     out = args.out or Path("runs") / args.env_id.replace("/", "-")
     with gym.make(args.env_id) as env:
-        nested = isinstance(env.observation_space, gym.spaces.Dict)
-        spaces = env.observation_space, env.action_space
+        seen = env.observation_space
+        nested = isinstance(seen, gym.spaces.Dict)
+        parts = gym.spaces.Dict({"proprio": seen["observation"] if nested else seen})
+        random = RandomAgent(parts, env.action_space)
     keys = ObservationKeys(pixels=None, proprio="observation" if nested else "proprio")
     dataset = collect(args.env_id, args.episodes, 0, out / "data", steps=args.steps, keys=keys)
     pretrain(
@@ -96,13 +100,12 @@ def main(args: Args) -> None:
     config = MPCConfig(horizon=args.horizon)
     agent = WorldModelMPCAgent.from_pretrained(out / "checkpoint", planner, config=config)
 
-    held_out = dataset.split(0.1)[1]
-    held_out = [i for i in held_out if len(dataset.episode(i)["proprio"]) > args.goal_after]
-    goals = np.stack([dataset.episode(i)["proprio"][args.goal_after] for i in held_out])
+    states = {int(i): dataset.episode(i)["proprio"] for i in dataset.split(0.1)[1]}
+    states = {i: passed for i, passed in states.items() if len(passed) > args.goal_after}
+    goals = np.stack([passed[args.goal_after] for passed in states.values()])
     spread = agent.model.proprio_normalizer.std.numpy()
-    starts = range(min(held_out), min(held_out) + len(held_out))
-    for name, who in (("planning", agent), ("random", RandomAgent(*spaces))):
-        count = play(who, args, starts, goals, spread)
+    for name, who in (("planning", agent), ("random", random)):
+        count = play(who, args, list(states), goals, spread)
         low, high = wilson_interval(count, len(goals))
         print(f"{name}: {count}/{len(goals)} goals reached ({low:.0%} to {high:.0%})")
 
