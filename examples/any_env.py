@@ -97,7 +97,9 @@ def main(args: Args) -> None:
         )
     )
     planner = GradientPlanner(GradientConfig(steps=20, restarts=2))
-    config = MPCConfig(horizon=args.horizon)
+    # Whole plans are acted out: a state with a velocity is passed through, and an agent that always
+    # planned to be there at its horizon would never arrive.
+    config = MPCConfig(horizon=args.horizon, execute=args.horizon)
     agent = WorldModelMPCAgent.from_pretrained(out / "checkpoint", planner, config=config)
 
     states = {int(i): dataset.episode(i)["proprio"] for i in dataset.split(0.1)[1]}
