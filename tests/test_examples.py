@@ -74,6 +74,7 @@ def test_the_scripts_are_these() -> None:
         "quickstart",
         "record_video",
         "reproduce",
+        "train_baseline",
     }
     assert expected <= set(SCRIPTS)
 
@@ -270,6 +271,19 @@ def test_any_env(run: Any, tmp_path: Path) -> None:
     assert "/3 goals reached" in found
     again = run("any_env", *options, "--horizon", 2, "--out", tmp_path / "run")
     assert again.splitlines()[0] == found.splitlines()[0]  # nothing is trained twice
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "ppo"])
+def test_train_baseline(algorithm: str, run: Any, tmp_path: Path) -> None:
+    """A run that ended early goes on from its checkpoint."""
+    options = ["--algorithm", algorithm, "--save-every", 100, "--num-envs", 2, "--out", "run"]
+    options += ["--episodes", 2]
+    first = run("train_baseline", "--steps", 200, *options)
+    assert "agent in run/model.zip" in first
+    assert "success " in first
+    steps = 1000 if algorithm == "ppo" else 200  # PPO learns in whole roll-outs
+    second = run("train_baseline", "--steps", steps + 100, *options)
+    assert f"goes on from step {steps}" in second
 
 
 PAGES = sorted((FOLDER.parent / "docs").glob("your-*.md"))
