@@ -19,11 +19,10 @@ import tyro
 from gbp_agent import (
     EVALUATION_SEEDS_BEGIN,
     PLANNERS,
-    CompactWorldModel,
     WorldModelMPCAgent,
 )
 from gbp_agent.report import machine
-from gbp_agent.world_model import join, split
+from gbp_agent.world_model import LatentWorldModel, join
 
 # What each environment is meant to reach on one core: steps per second with obs_type="state", and
 # milliseconds per 64 px frame.
@@ -36,9 +35,9 @@ TARGETS = {
 
 @dataclass
 class Args:
-    agent: str = "pusht"
-    """A shipped model's name or a checkpoint folder, to time the planners with; "none" leaves
-    them out."""
+    agents: tuple[str, ...] = ("pusht", "point_maze", "wall")
+    """Shipped models' names or checkpoint folders, to time the planners with; the first is also
+    timed in finetuning."""
     planners: tuple[str, ...] = tuple(PLANNERS)
     """Which planners, with the checkpoint's settings; the first is what the others are compared
     with."""
@@ -109,7 +108,7 @@ def planner_timing(agent: WorldModelMPCAgent, rows: int, repeats: int) -> dict[s
 
 
 def finetuning_timing(
-    model: CompactWorldModel, repeats: int, windows: int = 256
+    model: LatentWorldModel, repeats: int, windows: int = 256
 ) -> dict[str, float]:
     """Milliseconds of a finetuning step on latents that were cached, and on frames that are
     encoded anew: the same step, with two frames per window encoded before it."""
@@ -127,7 +126,7 @@ def finetuning_timing(
             return join(model.encode(pixels, proprio)).unflatten(0, (windows, -1))
 
     def step(latents: torch.Tensor) -> None:
-        start = split(latents[:, :-1], shape.latent_dim)
+        start = model.split(latents[:, :-1])
         predicted = join(model.rollout(start, actions[:, :-1], actions[:, -1:]))
         optimizer.zero_grad()
         (predicted[:, 0] - latents[:, -1]).square().mean().backward()
@@ -167,26 +166,30 @@ def main(args: Args) -> None:
             f"| ≤ {target['frame_ms']:g} |"
         )
 
-    if args.agent != "none":
-        print("\n| planner | planned together | ms per decision | × the first | roll-outs "
-              "| gradient steps | final cost |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    if args.agents:
+        print("\n| model | planner | planned together | ms per decision | × the first "
+              "| roll-outs | gradient steps | final cost |")  # fmt: skip
+        print("|---|---|---|---|---|---|---|---|")
+    for model in args.agents:
+        figures["planners"][model] = {}
         for rows in args.batches:
             reference = None
             for name in args.planners:
-                agent = WorldModelMPCAgent.from_pretrained(args.agent, name, args.device)
+                agent = WorldModelMPCAgent.from_pretrained(model, name, args.device)
                 timing = planner_timing(agent, rows, args.repeats)
                 reference = reference or timing["ms_per_decision"]
                 ratio = timing["ms_per_decision"] / reference
-                figures["planners"][f"{name}, {rows}"] = {**timing, "ratio": ratio}
+                figures["planners"][model][f"{name}, {rows}"] = {**timing, "ratio": ratio}
                 print(
-                    f"| {name} | {rows} | {timing['ms_per_decision']:.2f} | {ratio:.2f} "
+                    f"| {model} | {name} | {rows} | {timing['ms_per_decision']:.2f} | {ratio:.2f} "
                     f"| {timing['evaluations']} | {timing['gradient_steps']} "
                     f"| {timing['cost']:.4g} |",
                     flush=True,
                 )
 
-        model = WorldModelMPCAgent.from_pretrained(args.agent, device=args.device).model
-        timing = figures["finetuning"] = finetuning_timing(model, 4 * args.repeats)
+    if args.agents:
+        trained = WorldModelMPCAgent.from_pretrained(args.agents[0], device=args.device).model
+        timing = figures["finetuning"] = finetuning_timing(trained, 4 * args.repeats)
         print(
             f"\nfinetuning step: {timing['cached_ms']:.1f} ms on cached latents, "
             f"{timing['encoded_ms']:.1f} ms with encoding, {timing['ratio']:.1f} times as long"
