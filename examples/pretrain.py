@@ -26,9 +26,9 @@ TASKS: dict[str, dict[str, Any]] = {
         "representation": RepresentationConfig(steps=4000),
         "dynamics": DynamicsConfig(steps=20_000),
         "planning": {
-            "mpc": {"precision": "auto"},
+            "mpc": {"precision": "auto", "proposals": 512},
             "objective": {"frames": "all", "base": 4.0, "proprio_weight": [1.0, 1.0, 0.0, 0.0]},
-            "planners": {"gradient": {"steps": 50, "restarts": 4}},
+            "planners": {"gradient": {"steps": 30, "restarts": 4}},
         },
     },
     "point_maze": {
@@ -43,7 +43,7 @@ TASKS: dict[str, dict[str, Any]] = {
         },
     },
     "wall": {
-        "data": {"env_id": "gbp/Wall-v0", "episodes": 2000, "steps": 100},
+        "data": {"env_id": "gbp/Wall-v0", "episodes": 4000, "steps": 100},
         "model": {
             "latent_dim": 16,
             "predictor_width": 128,
@@ -52,10 +52,10 @@ TASKS: dict[str, dict[str, Any]] = {
             "initializer_steps": 8,
         },
         "representation": RepresentationConfig(steps=800),
-        "dynamics": DynamicsConfig(steps=8000, horizon=2),
+        "dynamics": DynamicsConfig(steps=8000, input_noise=0.1),
         "planning": {
             "mpc": {"precision": "auto", "action_limit": 2.0, "horizon": 8},
-            "objective": {"frames": "all", "base": 8.0},
+            "objective": {"frames": "all", "base": 3.0},
             "planners": {"gradient": {"steps": 20, "restarts": 4, "learning_rate": 0.1}},
         },
     },
