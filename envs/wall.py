@@ -18,7 +18,7 @@ Goals      "random" by default: start and goal lie in opposite rooms. In mode "s
 Behaviour  by turns of chance: a random walk (heading noise 0.2 rad per step, step length 1.0 ± 0.4
            in action units, a new heading after a bump); a walk to the door and through it; and a
            straight walk to any point, through walls for all it knows, so that it leans against
-           them, and into their corners, from every side and at every speed.
+           them from every side and at every speed.
 Episode    100 steps.
 
 Sources: the task is the Wall of Zhou et al. (DINO-WM, arXiv 2411.04983), after the two rooms of

@@ -75,7 +75,7 @@ class GoalObjective:
             )
         first = -1 if self.frames == "last" else 0
         visual = predicted.visual[:, first:] - goal.visual.unsqueeze(-3)
-        cost = visual.square().flatten(-2).sum(-1) / max(1, visual[0, 0].numel())  # (N, frames)
+        cost = visual.square().sum((-2, -1)) / max(1, visual.shape[-2:].numel())  # (N, frames)
         if any(self._proprio_weights) and predicted.proprio.shape[-1] > 0:
             proprio = predicted.proprio[:, first:] - goal.proprio.unsqueeze(-2)
             weights = proprio.new_tensor(self._proprio_weights)

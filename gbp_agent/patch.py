@@ -9,12 +9,15 @@ Architecture: DINO-WM (arXiv 2411.04983).
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import timm
 import torch
+from safetensors import SafetensorError
+from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -198,12 +201,15 @@ def load_encoder(model: PatchWorldModel, weights: Path | None = None) -> None:
         ValueError: the weights do not fit.
     """
     config = model.config
-    overlay = None if weights is None else {"file": str(weights), "hf_hub_id": None, "url": ""}
+    overlay = None
     if weights is not None and not weights.is_file():
         raise FileNotFoundError(
             f"{weights} is not there; give a file of {config.encoder}'s weights"
         )
     try:
+        if weights is not None:
+            read = load_state_dict(str(weights), weights_only=True)
+            overlay = {"state_dict": read, "hf_hub_id": None, "url": ""}
         loaded = timm.create_model(
             config.encoder,
             pretrained=True,
@@ -217,7 +223,7 @@ def load_encoder(model: PatchWorldModel, weights: Path | None = None) -> None:
             f"the weights of {config.encoder} cannot be fetched ({type(error).__name__}); "
             "give a local file of them: load_encoder(model, Path('weights.safetensors'))"
         ) from error
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"{weights or 'timm has weights that'} do not fit {config.encoder} with "
             f"{config.encoder_options}: {str(error).splitlines()[0]}"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gbp_agent import (
     DynamicsConfig,
+    FinetuneConfig,
     GoalObjective,
     GradientConfig,
     GradientPlanner,
@@ -27,6 +28,7 @@ from gbp_agent import (
     WorldModelMPCAgent,
     collect,
     evaluate,
+    finetune,
     load_checkpoint,
     pretrain,
     record_episode,
@@ -115,6 +117,19 @@ def test_goals_are_set_as_vectors(checkpoint: Path) -> None:
 
 def model_goal(agent: WorldModelMPCAgent, state: list[float]) -> Tensor:
     return agent.model.proprio_normalizer.normalize(torch.tensor(state))
+
+
+@pytest.mark.parametrize("method", ["offline", "adversarial"])
+def test_finetuning(method: Any, data: TrajectoryDataset, checkpoint: Path, tmp_path: Path) -> None:
+    config = FinetuneConfig(
+        model=str(checkpoint), data=data.folder, out=tmp_path / "run", method=method,
+        steps=3, windows=8, progress=False,
+    )  # fmt: skip
+    before, _ = load_checkpoint(checkpoint)
+    after = finetune(config)
+    weights = before.predictor.output.weight
+    assert torch.isfinite(after.predictor.output.weight).all()
+    assert not torch.equal(after.predictor.output.weight, weights)
 
 
 def test_entries_of_a_dict(tmp_path: Path) -> None:

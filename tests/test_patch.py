@@ -145,6 +145,13 @@ def test_weights_that_do_not_fit(make_patch_model: Any, tmp_path: Path) -> None:
     wider = make_patch_model(encoder_options={**NARROW, "embed_dim": 16})
     with pytest.raises(ValueError, match=r"weights\.safetensors do not fit"):
         load_encoder(wider, file)
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"weights\.safetensors do not fit") as caught:
+        load_encoder(wider, file)
+    assert "\n" not in str(caught.value)
+    torch.save({"weight": print}, tmp_path / "code.pth")
+    with pytest.raises(ValueError, match=r"code\.pth do not fit"):
+        load_encoder(wider, tmp_path / "code.pth")
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors is not there"):
         load_encoder(wider, tmp_path / "none.safetensors")
 

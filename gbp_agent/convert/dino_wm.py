@@ -130,10 +130,11 @@ def _config(settings: dict[str, Any], predictor: Inert, path: Path) -> PatchConf
     weights = state_dict(predictor)
     layers = [k for k in weights if k.endswith(".0.to_qkv.weight")]
     attention = _child(predictor, "transformer", "layers", "0", "0")
-    if not layers or attention is None or not isinstance(attention.get("heads"), int):
+    parts = {"pos_embedding", "transformer.norm.weight", "transformer.layers.0.1.net.1.weight"}
+    heads = attention.get("heads") if attention is not None else None
+    if not isinstance(heads, int) or not layers or not parts <= weights.keys():
         raise ValueError(f"{path} has a predictor that is not DINO-WM's ViTPredictor")
     env_id, bound, proprio_dim = ENVS[settings["env"]]
-    heads = attention.get("heads")
     image_size = int(settings.get("img_size", 224))
     dropout = _child(predictor, "dropout")
     return PatchConfig(
@@ -190,14 +191,12 @@ def _load(model: PatchWorldModel, saved: dict[str, Inert], path: Path) -> None:
     """Copy predictor and embeddings."""
     theirs = state_dict(saved["predictor"])
     vit = model.predictor.vit
-    wanted = {
-        "position": theirs["pos_embedding"].unflatten(1, vit.position.shape[:2])[0],
-        "norm.weight": theirs["transformer.norm.weight"],
-        "norm.bias": theirs["transformer.norm.bias"],
-    }
     names = {"0.norm": "attention.{}.norm", "0.to_qkv": "attention.{}.to_qkv"}
     names |= {"0.to_out.0": "attention.{}.out"}
     names |= {f"1.net.{i}": f"mlp.{{}}.{i}" for i in (0, 1, 4)}
+    position = theirs["pos_embedding"].unflatten(1, vit.position.shape[:2])[0]
+    wanted = {"position": position}
+    wanted |= {f"norm.{k}": theirs[f"transformer.norm.{k}"] for k in ("weight", "bias")}
     for layer in range(model.config.depth):
         for source, target in names.items():
             for kind in ("weight", "bias"):

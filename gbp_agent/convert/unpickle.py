@@ -69,7 +69,15 @@ def load_inert(path: Path) -> Any:
                 raise ValueError(f"{path} holds no data.pkl: it is not from torch.save")
             root = pickles[0].removesuffix("data.pkl")
             return _Unpickler(path, archive, root).load()
-    except (zipfile.BadZipFile, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except (
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+        EOFError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+    ) as error:
         raise ValueError(
             f"{path} is truncated, or not from torch.save of PyTorch 1.6 or later ({error}); "
             "get it again"

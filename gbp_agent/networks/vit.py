@@ -100,7 +100,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, wanted: int) -> Tensor:
         """Tokens (N, t, P, W) → what is added to those of the last `wanted` frames."""
-        frames, tokens = x.shape[1:3]
+        frames = x.shape[1]
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)  # (N, heads, t, P, d)
             for part in self.to_qkv(self.norm(x)).chunk(3, -1)
@@ -114,8 +114,7 @@ class Attention(nn.Module):
             )
             for i in range(frames - wanted, frames)
         ]  # fmt: skip
-        joined = torch.stack(found, 2).permute(0, 2, 3, 1, 4).flatten(3)
-        assert joined.shape[2] == tokens
+        joined = torch.stack(found, 2).permute(0, 2, 3, 1, 4).flatten(3)  # (N, wanted, P, heads·d)
         return self.drop(self.out(joined))
 
 

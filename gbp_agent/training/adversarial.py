@@ -65,11 +65,16 @@ class Parts(NamedTuple):
 def attack_radii(inputs: Parts, config: AdversarialConfig) -> Parts:
     """ε = λ · mean over the batch of the standard deviation within each sample."""
     scales = (config.visual, config.proprio, config.action)
-    # A part of one number per sample has no spread within a sample: that of the batch is taken.
-    spread = (
-        part.flatten(1).std(1).mean() if part[0].numel() > 1 else part.std() for part in inputs
-    )
+    spread = (_spread(part) for part in inputs)
     return Parts(*(scale * value for scale, value in zip(scales, spread, strict=True)))
+
+
+def _spread(part: Tensor) -> Tensor:
+    """Standard deviation within a sample, averaged over the batch."""
+    if part.numel() == 0:  # a state model has no visual part
+        return part.new_zeros(())
+    # One number per sample has no spread within a sample: that of the batch is taken.
+    return part.flatten(1).std(1).mean() if part[0].numel() > 1 else part.std()
 
 
 def attack(
