@@ -2,12 +2,14 @@
 
     python examples/any_env.py --env-id Pendulum-v1
     python examples/any_env.py --env-id Reacher-v5 --frameskip 1
+    python examples/any_env.py --env-id gymnasium_robotics:PointMaze_UMaze-v3  # extra "robotics"
 
 Collects with random actions, trains a world model of the observation, and plans to goals: states
 that random actions reached in held-out episodes. Each trial starts as that episode did, and is a
 success when the state comes near enough to the goal within twice the steps that it took there.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +35,8 @@ from gbp_agent import (
 @dataclass
 class Args:
     env_id: str = "Pendulum-v1"
-    """A registered environment whose observation is a vector, or a dict with "observation"."""
+    """A registered environment, or "module:id" of one that a module registers, whose observation is
+    a vector or a dict with "observation"."""
     episodes: int = 400
     """Episodes to collect; the last tenth is held out."""
     steps: int = 60
@@ -74,14 +77,14 @@ def vector(observation: object) -> np.ndarray:
 
 
 def main(args: Args) -> None:
-    out = args.out or Path("runs") / args.env_id.replace("/", "-")
+    out = args.out or Path("runs") / re.sub("[/:]", "-", args.env_id)
     with gym.make(args.env_id) as env:
-        seen = env.observation_space
+        spec, seen = env.spec, env.observation_space
         nested = isinstance(seen, gym.spaces.Dict)
         parts = gym.spaces.Dict({"proprio": seen["observation"] if nested else seen})
         random = RandomAgent(parts, env.action_space)
     keys = ObservationKeys(pixels=None, proprio="observation" if nested else "proprio")
-    dataset = collect(args.env_id, args.episodes, 0, out / "data", steps=args.steps, keys=keys)
+    dataset = collect(spec, args.episodes, 0, out / "data", steps=args.steps, keys=keys)
     pretrain(
         PretrainConfig(
             data=dataset.folder,

@@ -3,9 +3,11 @@
     python examples/evaluate.py --agent pusht --planner gradient
     python examples/evaluate.py --agent runs/wall/checkpoint --planner cem --open-loop
     python examples/evaluate.py --agent random --env-id gbp/PointMaze-v0
+    python examples/evaluate.py --agent wall --episodes 20 --report out
     python examples/evaluate.py --table
 
-Writes JSON and CSV into results/. Rows of the table that are there already are not run again.
+Writes JSON and CSV into results/. Rows of the table that are there already are not run again. With
+--report also a web page, out/index.html, with plots and with clips of successes and failures.
 """
 
 from dataclasses import dataclass, replace
@@ -17,6 +19,8 @@ import torch
 import tyro
 
 from gbp_agent import EvaluationReport, MPCConfig, RandomAgent, WorldModelMPCAgent, evaluate
+from gbp_agent.clips import EpisodeRecorder, clips_again
+from gbp_agent.page import Section, write_page
 
 # The table: shipped model → environment, and what is compared on each of them.
 TASKS = {"pusht": "gbp/PushT-v0", "point_maze": "gbp/PointMaze-v0", "wall": "gbp/Wall-v0"}
@@ -53,6 +57,11 @@ class Args:
     """Processor threads of PyTorch."""
     video: Path | None = None
     """Also write an mp4 of the first few episodes."""
+    report: Path | None = None
+    """Also write index.html into this folder: results, plots, clips of episodes, settings."""
+    clips: int = 2
+    """Successes, and failures, of each agent that the page shows. For rows of the table that are
+    read from a file they are played again, which takes its time; 0 for none."""
     out: Path = Path("results")
     """Folder of the JSON and CSV files."""
     table: bool = False
@@ -60,24 +69,31 @@ class Args:
     `planner`, `env_id`, `open_loop` and `execute` are then unused."""
 
 
-def evaluate_one(args: Args) -> EvaluationReport:
-    """Evaluate what `args` says."""
-    agent: Any
-    env_id, label, plan_steps = args.env_id, "random", 25
+def evaluate_one(args: Args, name: str = "") -> Section:
+    """Evaluate what `args` says and write its files; clips are made for --report alone."""
+    agent, env_id, label, plan_steps = make_agent(args)
+    env_kwargs: dict[str, Any] = {"max_episode_steps": plan_steps} if args.open_loop else {}
+    recorder = EpisodeRecorder(args.clips if args.report else 0)
+    report = evaluate(
+        agent, env_id, args.episodes, args.seed, args.num_envs, args.video, recorder=recorder,
+        **env_kwargs,
+    )  # fmt: skip
+    report = replace(report, agent=label)
+    name = name or name_of(args, report)
+    save(report, args.out, name)
+    return Section(name, report, recorder.clips(agent, report))
+
+
+def make_agent(args: Args) -> tuple[Any, str, str, int]:
+    """The agent that `args` says, its environment, a label for it, and the steps of its plans."""
     if args.agent != "random":
         agent = load_agent(args)
         label = f"{args.planner} {'open loop' if args.open_loop else 'MPC'}"
-        env_id = env_id or agent.model.config.env_id
         plan_steps = agent.config.horizon * agent.model.config.frameskip
-    elif env_id is None:
+        return agent, args.env_id or agent.model.config.env_id, label, plan_steps
+    if args.env_id is None:
         raise SystemExit('agent "random" knows no environment; give --env-id')
-    else:
-        agent = RandomAgent.for_env(env_id)
-    env_kwargs: dict[str, Any] = {"max_episode_steps": plan_steps} if args.open_loop else {}
-    report = evaluate(
-        agent, env_id, args.episodes, args.seed, args.num_envs, args.video, **env_kwargs
-    )
-    return replace(report, agent=label)
+    return RandomAgent.for_env(args.env_id), args.env_id, "random", 25
 
 
 def load_agent(args: Args) -> WorldModelMPCAgent:
@@ -90,46 +106,61 @@ def load_agent(args: Args) -> WorldModelMPCAgent:
     return WorldModelMPCAgent.from_pretrained(args.agent, args.planner, args.device, config=config)
 
 
+def name_of(args: Args, report: EvaluationReport) -> str:
+    """Names the files: the model, or the environment of the random agent, and the label."""
+    source = Path(args.agent).name if args.agent != "random" else report.env_id.split("/")[-1]
+    source = Path(args.agent).parent.name if source == "checkpoint" else source
+    return f"{source}-{report.agent.replace(' ', '-')}".lower()
+
+
 def save(report: EvaluationReport, out: Path, name: str) -> None:
     """Write the report and its episodes."""
     report.to_json(out / f"{name}.json")
     report.to_csv(out / f"{name}.csv")
 
 
-def table(args: Args) -> list[EvaluationReport]:
+def table(args: Args) -> list[Section]:
     """Every row, from its file where there is one."""
-    reports = []
+    sections = []
     for task, env_id in TASKS.items():
         for planner, open_loop in ROWS:
             name = f"{task}-{planner}{'-open-loop' if open_loop else ''}"
+            agent = "random" if planner == "random" else task
+            one = replace(
+                args, agent=agent, planner=planner, env_id=env_id, open_loop=open_loop,
+                execute=None, video=None,
+            )  # fmt: skip
             file = args.out / f"{name}.json"
-            if not file.exists():
-                agent = "random" if planner == "random" else task
-                one = replace(
-                    args, agent=agent, planner=planner, env_id=env_id, open_loop=open_loop,
-                    execute=None, video=None,
-                )  # fmt: skip
-                save(evaluate_one(one), args.out, name)
-            reports.append(EvaluationReport.from_json(file))
-    return reports
+            sections.append(read_one(one, file) if file.exists() else evaluate_one(one, name))
+    return sections
+
+
+def read_one(args: Args, file: Path) -> Section:
+    """An evaluation from its file; for --report some of its episodes are played again."""
+    report = EvaluationReport.from_json(file)
+    if args.report is None or args.clips == 0:
+        return Section(file.stem, report)
+    print(f"plays episodes of {file} again for the page", flush=True)
+    note = "From a file; an episode is shown if it came out the same when it was played again."
+    return Section(file.stem, report, clips_again(make_agent(args)[0], report, args.clips), note)
 
 
 def main(args: Args) -> None:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     if args.table:
-        reports = table(args)
+        sections = table(args)
     else:
-        report = evaluate_one(args)
-        source = Path(args.agent).name if args.agent != "random" else report.env_id.split("/")[-1]
-        source = Path(args.agent).parent.name if source == "checkpoint" else source
-        name = f"{source}-{report.agent.replace(' ', '-')}".lower()
-        save(report, args.out, name)
-        print(f"{report}\n{args.out / name}.json, .csv\n")
-        reports = [report]
+        section = evaluate_one(args)
+        print(f"{section.report}\n{args.out / section.name}.json, .csv\n")
+        sections = [section]
     print(EvaluationReport.markdown_header())
-    for report in reports:
-        print(report.markdown_row())
+    for section in sections:
+        print(section.report.markdown_row())
+    if args.report is not None:
+        title = "Evaluation" if args.table else f"Evaluation of {sections[0].name}"
+        write_page(args.report / "index.html", sections, title)
+        print(f"\npage in {args.report / 'index.html'}")
 
 
 if __name__ == "__main__":

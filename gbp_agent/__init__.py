@@ -6,14 +6,16 @@ action = agent.act(observation)
 
 from ._version import __version__
 from .agent import MPCConfig, WorldModelMPCAgent
-from .baselines import RandomAgent
+from .baselines import CloningAgent, RandomAgent, baseline_names, load_baseline
 from .checkpoint import load_checkpoint, pretrained_names, save_checkpoint
+from .clips import EpisodeRecorder
 from .compact import CompactConfig, CompactWorldModel
 from .data import EVALUATION_SEEDS_BEGIN, TrajectoryDataset, collect
 from .evaluate import evaluate
 from .objectives import GoalObjective, StateCost
 from .observations import ObservationKeys
 from .patch import PatchConfig, PatchWorldModel
+from .pixels import ResizePixels
 from .planners import (
     PLANNERS,
     CEMConfig,
@@ -28,12 +30,14 @@ from .planners import (
 from .report import EvaluationReport, mcnemar, wilson_interval
 from .training import (
     AdversarialConfig,
+    CloningConfig,
     DynamicsConfig,
     FinetuneConfig,
     InitializerConfig,
     OnlineConfig,
     PretrainConfig,
     RepresentationConfig,
+    clone,
     finetune,
     pretrain,
 )
@@ -47,9 +51,12 @@ __all__ = [
     "AdversarialConfig",
     "CEMConfig",
     "CEMPlanner",
+    "CloningAgent",
+    "CloningConfig",
     "CompactConfig",
     "CompactWorldModel",
     "DynamicsConfig",
+    "EpisodeRecorder",
     "EvaluationReport",
     "FinetuneConfig",
     "GoalObjective",
@@ -73,6 +80,7 @@ __all__ = [
     "PretrainConfig",
     "RandomAgent",
     "RepresentationConfig",
+    "ResizePixels",
     "StateConfig",
     "StateCost",
     "StateWorldModel",
@@ -80,9 +88,12 @@ __all__ = [
     "WorldModel",
     "WorldModelMPCAgent",
     "__version__",
+    "baseline_names",
+    "clone",
     "collect",
     "evaluate",
     "finetune",
+    "load_baseline",
     "load_checkpoint",
     "mcnemar",
     "pretrain",

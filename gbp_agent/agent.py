@@ -11,7 +11,8 @@ The path of one decision, four files long:
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +21,17 @@ import torch
 from torch import Tensor
 
 from .checkpoint import load_checkpoint, save_checkpoint
+from .hub import default_card, upload
+from .mpc import MPCConfig, starts_from_network
 from .objectives import GoalObjective
 from .observations import ObservationKeys, check_observation
 from .planners import PLANNERS, make_planner
 from .planners.settings import planner_from_settings, settings_of
-from .precision import Precision, uses_bfloat16
+from .precision import uses_bfloat16
+from .report import EvaluationReport
 from .state import AgentState
 from .types import CostFunction, Latent, Objective, Observation, Plan, Planner
 from .world_model import LatentWorldModel
-
-
-@dataclass(frozen=True)
-class MPCConfig:
-    """How plans become actions.
-
-    horizon: H, model steps that are planned. execute: model steps that are acted out before the
-    next plan, 1…H. action_limit: bound of a model action, in standard deviations of the training
-    data (the action space bounds it as well). precision: of the roll-outs. "bf16" is several times
-    faster on processors with matrix instructions for it, and slightly less exact; "auto" takes it
-    there and "fp32" elsewhere. proposals: at most so many of the model's proposals are considered;
-    None takes all of them.
-    """
-
-    horizon: int = 5
-    execute: int = 1
-    action_limit: float = 3.0
-    precision: Precision = "fp32"
-    proposals: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.horizon < 1 or not 1 <= self.execute <= self.horizon:
-            raise ValueError(
-                "horizon must be at least 1 and execute lie in 1…horizon, "
-                f"got horizon={self.horizon}, execute={self.execute}"
-            )
-        if not self.action_limit > 0:
-            raise ValueError(f"action_limit must be above 0, got {self.action_limit}")
-        if self.proposals is not None and self.proposals < 0:
-            raise ValueError(f"proposals must be at least 0, got {self.proposals}")
 
 
 class WorldModelMPCAgent:
@@ -103,18 +77,7 @@ class WorldModelMPCAgent:
             none = (0, self.config.horizon, model.model_action_dim)
             self._proposals = model.proposals.new_zeros(none)
         # A planner is told of the network's plans as if they were the rest of earlier ones.
-        settings = getattr(self.planner, "config", None)
-        self._network_starts = getattr(settings, "init", None) == "network"
-        if self._network_starts and model.initializer is None:
-            raise ValueError(
-                f"planner has init='network', but the model of {shape.env_id} has no "
-                "initialisation network; take init='proposals' or 'zeros'"
-            )
-        if self._network_starts and shape.initializer_steps < self.config.horizon:
-            raise ValueError(
-                f"horizon is {self.config.horizon}, but the initialisation network plans "
-                f"{shape.initializer_steps} model steps; give a horizon of at most so many"
-            )
+        self._network_starts = starts_from_network(self.planner, model, self.config)
         self._low, self._high = model.action_normalizer.bounds(
             np.asarray(shape.action_low, np.float32),
             np.asarray(shape.action_high, np.float32),
@@ -170,7 +133,9 @@ class WorldModelMPCAgent:
         return cls(model, planner, objective, config, seed=seed)
 
     def save_pretrained(self, folder: str | Path, card: str = "") -> None:
-        """Write a folder that `from_pretrained` reads, with this agent's settings as its own."""
+        """Write a folder that `from_pretrained` reads, with this agent's settings as its own, and
+        a model card of them unless there is a better one."""
+        card = card or default_card(self)
         save_checkpoint(folder, self.model, planning=self.settings(), card=card)
 
     def settings(self) -> dict[str, Any]:
@@ -180,23 +145,29 @@ class WorldModelMPCAgent:
             settings["objective"] = asdict(self.objective)
         return {**settings, "planners": settings_of(self.planner)}
 
-    def push_to_hub(self, repo_id: str, *, card: str = "", **kwargs: Any) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: str = "",
+        reports: EvaluationReport | Sequence[EvaluationReport] = (),
+        license: str = "mit",
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> str:
         """Upload to the Hugging Face hub and return the address of the commit.
 
+        repo_id: "owner/repo"; made if need be. card: Markdown of the model card; by default one of
+            this agent's settings. Metadata that it lacks is added.
+        reports: evaluations whose figures the card's metadata tell.
+        license: of the model, unless the card names one. private: for a new repository.
         kwargs: passed to `huggingface_hub.HfApi.upload_folder`, e.g. `revision`, `token`.
+
+        Raises:
+            ValueError: a bad repository name, or metadata that cannot be read.
+            OSError: the hub refused.
         """
-        import tempfile
-
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        api.create_repo(repo_id, exist_ok=True, token=kwargs.get("token"))
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder) / "model", card)
-            commit = api.upload_folder(
-                repo_id=repo_id, folder_path=str(Path(folder) / "model"), **kwargs
-            )
-        return str(commit)
+        return upload(self, repo_id, card, reports, license, private, **kwargs)
 
     # Acting -----------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .compact import CompactConfig, CompactWorldModel
+from .hub import download
 from .patch import PatchConfig, PatchWorldModel
 from .vector import StateConfig, StateWorldModel
 from .world_model import LatentWorldModel, WorldModelConfig
@@ -88,13 +89,14 @@ def load_checkpoint(
 
     Raises:
         KeyError: neither a shipped name nor a folder.
-        FileNotFoundError: a file is missing.
+        FileNotFoundError: a file is missing, or there is no such model on the hub; see hub.py.
         ValueError: a file is damaged or of another format.
     """
     folder = find_checkpoint(name_or_path, revision)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing: not a gbp_agent checkpoint")
+            place = name_or_path if str(name_or_path).startswith("hf://") else folder
+            raise FileNotFoundError(f"{place}/{name} is missing: not a gbp_agent checkpoint")
     config = _read_config(folder / CONFIG_FILE)
     model_config, model_class = FAMILIES[config["family"]]
     known = {f.name for f in fields(model_config)}
@@ -121,11 +123,7 @@ def find_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Pa
     """The local folder of a checkpoint, downloaded if it is on the hub."""
     name = str(name_or_path)
     if name.startswith("hf://"):
-        from huggingface_hub import snapshot_download
-
-        files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
-        repo = name.removeprefix("hf://")
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=files))
+        return download(name, revision, [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE])
     if Path(name).is_dir():
         return Path(name)
     if name in pretrained_names():

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from ._version import __version__
+from .clips import EpisodeRecorder
 from .data import EVALUATION_SEEDS_BEGIN
 from .report import Episode, EvaluationReport, Planning, machine
 from .video import record_episodes
@@ -44,6 +45,7 @@ def evaluate(
     num_envs: int = 50,
     video: str | Path | None = None,
     progress: bool = True,
+    recorder: EpisodeRecorder | None = None,
     **env_kwargs: Any,
 ) -> EvaluationReport:
     """Play `episodes` held-out episodes and report.
@@ -59,6 +61,7 @@ def evaluate(
             batch. Milliseconds per decision depend on it.
         video: an mp4 file of the first few episodes, played again for it after the figures are
             taken.
+        recorder: keeps what was done in a few successes and failures, for clips of them.
         env_kwargs: passed to `gymnasium.make`, e.g. `max_episode_steps=25`.
 
     Raises:
@@ -73,7 +76,7 @@ def evaluate(
         stack.enter_context(bar)
         envs = [gym.make(env_id, **env_kwargs) for _ in range(min(num_envs, episodes))]
         rows = [_Row(stack.enter_context(env)) for env in envs]
-        played = _play(meter, rows, iter(seeds), bar)
+        played = _play(meter, rows, iter(seeds), bar, recorder or EpisodeRecorder(0))
     seconds = time.perf_counter() - begun
     if video is not None:
         record_episodes(agent, env_id, seeds[:VIDEO_EPISODES], video, **env_kwargs)
@@ -133,20 +136,20 @@ class _Meter:
     """Calls the agent and keeps what its decisions cost."""
 
     def __init__(self, agent: Agent):
-        self._agent = agent
+        self.agent = agent
         # Decisions of one call: rows, milliseconds of each, roll-outs and gradient steps of each.
         self._calls: list[tuple[int, float, float, float]] = []
 
     def predict(self, observation: Any, state: Any, starts: np.ndarray) -> tuple[np.ndarray, Any]:
         begun = time.perf_counter()
-        action, state = self._agent.predict(
+        action, state = self.agent.predict(
             observation, state=state, episode_start=starts, deterministic=True
         )
         milliseconds = 1000 * (time.perf_counter() - begun)
-        if not hasattr(self._agent, "last_plan"):
+        if not hasattr(self.agent, "last_plan"):
             self._calls.append((len(starts), milliseconds / len(starts), math.nan, math.nan))
             return action, state
-        plan = self._agent.last_plan
+        plan = self.agent.last_plan
         if plan is not None:
             count = len(plan.actions)
             cost = (plan.evaluations, plan.gradient_steps)
@@ -166,7 +169,9 @@ class _Meter:
         )
 
 
-def _play(meter: _Meter, rows: list[_Row], seeds: Iterator[int], bar: tqdm) -> list[Episode]:
+def _play(
+    meter: _Meter, rows: list[_Row], seeds: Iterator[int], bar: tqdm, recorder: EpisodeRecorder
+) -> list[Episode]:
     """Play all seeds, one step of every row at a time."""
     for row in rows:
         row.reset(next(seeds))
@@ -176,6 +181,8 @@ def _play(meter: _Meter, rows: list[_Row], seeds: Iterator[int], bar: tqdm) -> l
     while rows:
         action, state = meter.predict(_stack([row.observation for row in rows]), state, starts)
         starts = np.zeros(len(rows), bool)
+        seeds_now = [None if row.over else row.seed for row in rows]
+        recorder.record(meter.agent, seeds_now, action, state)
         for index, row in enumerate(rows):
             if row.over:
                 continue
@@ -183,6 +190,7 @@ def _play(meter: _Meter, rows: list[_Row], seeds: Iterator[int], bar: tqdm) -> l
             if not row.over:
                 continue
             played.append(row.episode())
+            recorder.end(played[-1])
             bar.update()
             bar.set_postfix_str(f"success {np.mean([e.success for e in played]):.0%}")
             seed = next(seeds, None)

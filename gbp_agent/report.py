@@ -15,6 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+COLUMNS = (
+    "environment", "agent", "episodes", "success (95 % interval)", "steps to success",
+    "ms per decision, median (p95)", "planned together", "roll-outs", "gradient steps",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -112,7 +117,7 @@ class EvaluationReport:
     def to_json(self, path: str | Path) -> None:
         """Write everything; `from_json` reads it back."""
         content = {**asdict(self), "summary": self.summary()}
-        _write(Path(path), json.dumps(_without_nan(content), indent=2) + "\n")
+        write_text(Path(path), json.dumps(_without_nan(content), indent=2) + "\n")
 
     @classmethod
     def from_json(cls, path: str | Path) -> EvaluationReport:
@@ -132,33 +137,32 @@ class EvaluationReport:
         writer = csv.DictWriter(text, [f.name for f in fields(Episode)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(episode) for episode in self.episodes)
-        _write(Path(path), text.getvalue())
+        write_text(Path(path), text.getvalue())
 
-    @staticmethod
-    def markdown_header() -> str:
-        """The head of a table of `markdown_row`s, two lines."""
-        names = (
-            "environment", "agent", "episodes", "success (95 % interval)", "steps to success",
-            "ms per decision, median (p95)", "planned together", "roll-outs", "gradient steps",
-        )  # fmt: skip
-        return f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
-
-    def markdown_row(self) -> str:
-        """This evaluation as a row under `markdown_header`."""
+    def cells(self) -> tuple[str, ...]:
+        """The figures as words, one for each of COLUMNS."""
         low, high = self.interval
         plan = self.planning
-        cells = (
+        return (
             self.env_id,
             self.agent,
             str(len(self.episodes)),
             f"{self.success_rate:.1%} ({100 * low:.1f}–{100 * high:.1f})",
             _number(self.steps_to_success),
-            f"{plan.median_ms:.3g} ({plan.p95_ms:.3g})",
+            f"{_short_number(plan.median_ms)} ({_short_number(plan.p95_ms)})",
             _number(plan.batch_size),
             _number(plan.evaluations),
             _number(plan.gradient_steps),
         )
-        return f"| {' | '.join(cells)} |"
+
+    @staticmethod
+    def markdown_header() -> str:
+        """The head of a table of `markdown_row`s, two lines."""
+        return f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
+
+    def markdown_row(self) -> str:
+        """This evaluation as a row under `markdown_header`."""
+        return f"| {' | '.join(self.cells())} |"
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -166,9 +170,10 @@ class EvaluationReport:
         return (
             f"{self.agent} on {self.env_id}: success {self.successes} of {len(self.episodes)} = "
             f"{self.success_rate:.1%} (95 % interval {100 * low:.1f}–{100 * high:.1f}), "
-            f"{_number(self.steps_to_success)} steps to success, {plan.median_ms:.3g} ms per "
-            f"decision (95th percentile {plan.p95_ms:.3g}, {_number(plan.batch_size)} planned "
-            f"together)"
+            f"{_number(self.steps_to_success)} steps to success, "
+            f"{_short_number(plan.median_ms)} ms per decision "
+            f"(95th percentile {_short_number(plan.p95_ms)}, "
+            f"{_number(plan.batch_size)} planned together)"
         )
 
 
@@ -227,6 +232,11 @@ def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:g}"
 
 
+def _short_number(value: float) -> str:
+    """Three digits that count: 0.00147, 885, 1,380."""
+    return f"{float(f'{value:.3g}'):,g}"
+
+
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -245,7 +255,7 @@ def _with_nan(row: dict[str, Any]) -> dict[str, Any]:
     return {key: math.nan if item is None else item for key, item in row.items()}
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write under a temporary name and rename, so that no half a file is left behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import gymnasium as gym
@@ -21,6 +22,19 @@ INK, GOOD, BAD = (40, 40, 40), (30, 140, 50), (200, 40, 40)
 HOLD = 10  # frames for which the outcome is shown
 
 
+class Film(NamedTuple):
+    """One episode that was played for its frames.
+
+    frames: uint8 (h, w, 3), one per step and the outcome, which is held for HOLD frames.
+    success, steps, distance: as in `report.Episode`.
+    """
+
+    frames: list[np.ndarray]
+    success: bool
+    steps: int
+    distance: float
+
+
 def record_episodes(
     agent: Any, env_id: str, seeds: Iterable[int], path: str | Path, **env_kwargs: Any
 ) -> list[bool]:
@@ -33,9 +47,9 @@ def record_episodes(
     frames: list[np.ndarray] = []
     with gym.make(env_id, **{**env_kwargs, "render_mode": "rgb_array"}) as env:
         for seed in seeds:
-            shown, success = episode_frames(agent, env, seed)
-            frames += shown
-            outcomes.append(success)
+            film = film_episode(agent, env, seed)
+            frames += film.frames
+            outcomes.append(film.success)
         write_video(path, frames, env.metadata.get("render_fps", 10))
     return outcomes
 
@@ -45,13 +59,13 @@ def record_episode(agent: Any, env: gym.Env, seed: int | None, path: str | Path)
 
     Returns whether it was a success.
     """
-    frames, success = episode_frames(agent, env, seed)
-    write_video(path, frames, env.metadata.get("render_fps", 10))
-    return success
+    film = film_episode(agent, env, seed)
+    write_video(path, film.frames, env.metadata.get("render_fps", 10))
+    return film.success
 
 
-def episode_frames(agent: Any, env: gym.Env, seed: int | None) -> tuple[list[np.ndarray], bool]:
-    """Play one episode: its frames, uint8 (h, w, 3), and whether it was a success.
+def film_episode(agent: Any, env: gym.Env, seed: int | None) -> Film:
+    """Play one episode and draw each of its steps.
 
     Raises ValueError for an env without render_mode="rgb_array".
     """
@@ -64,7 +78,7 @@ def episode_frames(agent: Any, env: gym.Env, seed: int | None) -> tuple[list[np.
     imagination = _Imagination(agent)
     frames: list[np.ndarray] = []
     state, start = None, np.ones(1, bool)
-    success = over = False
+    reached, over = 0, False
     while not over:
         action, state = agent.predict(
             _batch_of_one(observation), state=state, episode_start=start, deterministic=True
@@ -74,12 +88,14 @@ def episode_frames(agent: Any, env: gym.Env, seed: int | None) -> tuple[list[np.
         panels = _panels(agent, observation) | imagination.panels()
         frames.append(_compose(_rendered(env), panels, f"step {len(frames)}", INK))
         observation, _, terminated, truncated, info = env.step(action[0])
-        success = success or bool(info.get("is_success", False))
+        if info.get("is_success", False) and not reached:
+            reached = len(frames)
         over = bool(terminated or truncated)
     panels = _panels(agent, observation) | imagination.panels()
-    text, color = ("goal reached", GOOD) if success else ("goal not reached", BAD)
+    text, color = ("goal reached", GOOD) if reached else ("goal not reached", BAD)
     last = _compose(_rendered(env), panels, f"step {len(frames)}: {text}", color)
-    return frames + [last] * HOLD, success
+    distance = float(info.get("distance", math.nan))
+    return Film(frames + [last] * HOLD, reached > 0, reached or len(frames), distance)
 
 
 def write_video(path: str | Path, frames: list[np.ndarray], fps: float) -> None:
@@ -113,7 +129,7 @@ class _Imagination:
             return
         self._plan, self._steps = plan, 0
         with torch.no_grad():
-            first = Latent(*(part[0] for part in plan.predicted))
+            first = Latent(*(part[0].to(self._agent.model.device) for part in plan.predicted))
             self._frames = self._agent.model.decode(first).cpu().numpy()
 
     def panels(self) -> dict[str, np.ndarray]:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -105,6 +104,9 @@ def test_agent_round_trip(name: str, tmp_path: Path, make_agent: Any) -> None:
     assert again.config == agent.config
     assert again.objective == agent.objective
     assert again.planner.config == agent.planner.config  # type: ignore[attr-defined]
+    card = (tmp_path / "agent" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: gbp_agent\n")
+    assert "gbp/Wall-v0" in card
     observation = observations(2)
     assert np.array_equal(again.plan(observation).actions, agent.plan(observation).actions)
 
@@ -116,34 +118,6 @@ def test_arguments_override_the_checkpoint(folder: Path) -> None:
     assert agent.planner is QUICK["cem"]
     assert agent.config.horizon == 2
     assert agent.objective == GoalObjective(0.5)
-
-
-def test_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def snapshot_download(repo: str, **options: Any) -> str:
-        asked.append((repo, options["revision"], sorted(options["allow_patterns"])))
-        return str(folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    agent = WorldModelMPCAgent.from_pretrained("hf://someone/model", revision="v1.2")
-    assert agent.model.config.history == 2
-    wanted = ["README.md", "config.json", "model.safetensors"]
-    assert asked == [("someone/model", "v1.2", wanted)]
-
-
-def test_push_to_hub_uploads_a_checkpoint(make_agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Api:
-        def create_repo(self, repo: str, **options: Any) -> None:
-            assert repo == "someone/model"
-
-        def upload_folder(self, repo_id: str, folder_path: str, **options: Any) -> str:
-            assert load_checkpoint(folder_path)[0].config.env_id == "gbp/Wall-v0"
-            assert options == {"token": "t"}
-            return f"commit to {repo_id}"
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    assert make_agent().push_to_hub("someone/model", token="t") == "commit to someone/model"
 
 
 def test_shipped_models_load() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import imageio.v2 as imageio
+import numpy as np
 import pytest
+from stable_baselines3.common.env_util import make_vec_env
 
 from gbp_agent import (
     PLANNERS,
@@ -19,10 +22,14 @@ from gbp_agent import (
     OnlineConfig,
     PretrainConfig,
     TrajectoryDataset,
+    baseline_names,
     checkpoint,
+    evaluate,
+    load_baseline,
     load_checkpoint,
     save_checkpoint,
 )
+from gbp_agent.baselines.sb3 import ALGORITHMS
 from gbp_agent.diagnostics import StateProbe
 
 FOLDER = Path(__file__).parent.parent / "examples"
@@ -67,6 +74,7 @@ def test_the_scripts_are_these() -> None:
         "any_env",
         "benchmark",
         "collect",
+        "compare_baselines",
         "evaluate",
         "figures",
         "finetune",
@@ -148,6 +156,17 @@ def test_evaluate(open_loop: bool, run: Any, wall: Path) -> None:
         assert report.planning.decisions == 2
 
 
+def test_evaluate_writes_a_page(run: Any, wall: Path) -> None:
+    arguments = ["--agent", wall, "--planner", "cem", "--open-loop", "--episodes", 3]
+    printed = run("evaluate", *arguments, "--report", "out", "--clips", 1)
+    assert "page in out/index.html" in printed
+    page = Path("out/index.html").read_text()
+    report = EvaluationReport.from_json("results/wall-cem-open-loop.json")
+    assert "<title>Evaluation of wall-cem-open-loop</title>" in page
+    assert all(f"<td>{cell}</td>" in page for cell in report.cells())
+    assert page.count("<video") == (report.successes > 0) + (report.successes < 3)
+
+
 def test_evaluate_random(run: Any) -> None:
     printed = run("evaluate", "--agent", "random", "--env-id", "gbp/PointMaze-v0", "--episodes", 2)
     assert "| gbp/PointMaze-v0 | random | 2 |" in printed
@@ -167,12 +186,12 @@ def test_table_goes_on_where_it_stopped(
     script = runpy.run_path(str(FOLDER / "evaluate.py"))
     monkeypatch.setitem(script["table"].__globals__, "TASKS", {"wall": "gbp/Wall-v0"})
     args = script["Args"](table=True, episodes=2, out=tmp_path / "results")
-    reports = script["table"](args)
+    sections = script["table"](args)
     names = {path.stem for path in (tmp_path / "results").glob("*.json")}
     assert names == {
         "wall-gradient", "wall-cem", "wall-gradient-open-loop", "wall-cem-open-loop", "wall-random",
     }  # fmt: skip
-    assert [r.agent for r in reports] == [
+    assert [section.report.agent for section in sections] == [
         "gradient MPC", "cem MPC", "gradient open loop", "cem open loop", "random",
     ]  # fmt: skip
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "results").glob("*.json")}
@@ -180,6 +199,12 @@ def test_table_goes_on_where_it_stopped(
     script["table"](args)
     for path, written in kept.items():
         assert (path.stat().st_mtime_ns == written) == (path.name != "wall-cem.json")
+    monkeypatch.setitem(script["table"].__globals__, "ROWS", (("cem", True), ("random", False)))
+    script["main"](replace(args, report=tmp_path / "page", clips=1))
+    page = (tmp_path / "page" / "index.html").read_text()
+    # Our agent plays an episode of a file again as it did then; a random one does not.
+    assert 'aria-label="wall-cem-open-loop: goal' in page
+    assert 'aria-label="wall-random: goal' not in page
 
 
 def test_reproduce_goes_on_where_it_stopped(
@@ -276,15 +301,50 @@ def test_any_env(run: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("algorithm", ["sac", "ppo"])
 def test_train_baseline(algorithm: str, run: Any, tmp_path: Path) -> None:
-    """A run that ended early goes on from its checkpoint."""
+    """A run that ended early goes on from its checkpoint, and its policy acts from the file."""
     options = ["--algorithm", algorithm, "--save-every", 100, "--num-envs", 2, "--out", "run"]
     options += ["--episodes", 2]
     first = run("train_baseline", "--steps", 200, *options)
-    assert "agent in run/model.zip" in first
+    assert f"agent in run/wall-{algorithm}.safetensors" in first
     assert "success " in first
     steps = 1000 if algorithm == "ppo" else 200  # PPO learns in whole roll-outs
     second = run("train_baseline", "--steps", steps + 100, *options)
     assert f"goes on from step {steps}" in second
+    policy, about = load_baseline(tmp_path / "run" / f"wall-{algorithm}.safetensors")
+    assert [point["env_steps"] for point in about["curve"]][-1] == about["env_steps"]
+    envs = make_vec_env("gbp/Wall-v0", 1, env_kwargs={"obs_type": "state"})
+    trained = ALGORITHMS[algorithm].load(tmp_path / "run" / "model.zip", envs)
+    observation = envs.reset()
+    np.testing.assert_array_equal(
+        policy.predict(observation, deterministic=True)[0],
+        trained.predict(observation, deterministic=True)[0],
+    )
+
+
+def test_train_baseline_by_cloning(wall: Path, run: Any, tmp_path: Path) -> None:
+    run("collect", "--env-id", "gbp/Wall-v0", "--episodes", 8, "--steps", 30, "--workers", 1)
+    options = ["--algorithm", "bc", "--model", wall, "--steps", 3, "--out", "run"]
+    options += ["--episodes", 2, "--goal-steps", 10]
+    printed = run("train_baseline", *options)
+    assert "agent in run/wall-bc.safetensors" in printed
+    agent, about = load_baseline(tmp_path / "run" / "wall-bc.safetensors")
+    assert about["env_steps"] == 8 * 30
+    assert evaluate(agent, "gbp/Wall-v0", 2, progress=False).planning.decisions > 0
+
+
+def test_compare_baselines(run: Any, tmp_path: Path) -> None:
+    options = ["--tasks", "wall", "--episodes", 2, "--planners", "gradient", "--out", "out"]
+    printed = run("compare_baselines", *options)
+    trained = {"sac": "SAC + HER", "ppo": "PPO", "bc": "behaviour cloning"}
+    shipped = [trained[name.split("-")[1]] for name in baseline_names() if "wall" in name]
+    for row in ("random", "behaviour policy", *shipped):
+        assert f"| Wall | {row} |" in printed
+    assert "| Wall | world model: gradient | pictures |" in printed
+    assert (tmp_path / "out" / "baselines.png").stat().st_size > 5000
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("wall-*.json")}
+    assert len(files) == 4 + len(shipped)
+    assert run("compare_baselines", *options) == printed
+    assert files == {file: file.stat().st_mtime_ns for file in files}
 
 
 PAGES = sorted((FOLDER.parent / "docs").glob("your-*.md"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from gbp_agent.sb3 import ScaledObservations
+from gbp_agent.baselines.sb3 import ScaledObservations
 
 
 def test_bounds_become_one() -> None:

@@ -41,7 +41,7 @@ class _Part:
 
 
 def collect(
-    env_id: str,
+    env_id: str | gym.envs.registration.EnvSpec,
     episodes: int,
     seed: int,
     folder: str | Path,
@@ -61,7 +61,8 @@ def collect(
     written to a temporary name and renamed: calling again after a kill makes the missing ones.
 
     Args:
-        env_id: a registered id.
+        env_id: a registered id, or the spec of an env, such as `env.spec`, which knows the wrappers
+            that it was made with.
         episodes, steps: how much, both ≥ 1.
         seed: first reset seed; `seed + episodes` must stay below EVALUATION_SEEDS_BEGIN.
         folder: where to; made if need be.
@@ -77,10 +78,10 @@ def collect(
     """
     _check(episodes, seed, steps, episodes_per_part)
     folder = Path(folder)
-    spec = gym.spec(env_id)
+    spec = gym.spec(env_id) if isinstance(env_id, str) else env_id
     metadata: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "env_id": env_id,
+        "env_id": spec.id,
         "env_kwargs": env_kwargs,
         "seed": seed,
         "episodes": episodes,
@@ -95,7 +96,7 @@ def collect(
     with tqdm(
         total=episodes,
         initial=episodes - missing,
-        desc=f"collect {env_id}",
+        desc=f"collect {spec.id}",
         unit="episode",
         disable=not progress,
     ) as bar:

@@ -1,6 +1,7 @@
 """Training methods, each one function of one config."""
 
 from .adversarial import AdversarialConfig
+from .cloning import CloningConfig, clone
 from .dynamics import DynamicsConfig
 from .finetune import FinetuneConfig, finetune
 from .initializer import InitializerConfig
@@ -10,12 +11,14 @@ from .representation import RepresentationConfig
 
 __all__ = [
     "AdversarialConfig",
+    "CloningConfig",
     "DynamicsConfig",
     "FinetuneConfig",
     "InitializerConfig",
     "OnlineConfig",
     "PretrainConfig",
     "RepresentationConfig",
+    "clone",
     "finetune",
     "pretrain",
 ]

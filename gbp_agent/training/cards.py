@@ -7,15 +7,11 @@ from typing import Any
 
 from ..compact import CompactConfig
 from ..data import TrajectoryDataset
+from ..hub import NO_ADDRESS, front_matter
 from ..vector import VectorConfig
 from ..world_model import WorldModelConfig
 
-_TEMPLATE = """---
-library_name: gbp_agent
-license: mit
-tags: [world-model, model-predictive-control, gymnasium]
----
-# World model for {env_id}
+_TEMPLATE = """# World model for {env_id}
 
 {kind}, and a residual MLP that predicts
 {frameskip} environment steps ahead from {history} frame(s).
@@ -23,12 +19,12 @@ tags: [world-model, model-predictive-control, gymnasium]
 ```python
 from gbp_agent import WorldModelMPCAgent
 
-agent = WorldModelMPCAgent.from_pretrained("PATH OR NAME")
+agent = WorldModelMPCAgent.from_pretrained("{address}")
 ```
 
 ## Data
-{episodes} episodes of {steps} steps by the behaviour policy of `{env_id}`, reset seeds {first} to
-{last}; {frames} frames. The last {held_out:.0%} of the episodes are held out for the figures below.
+{origin}; {frames} frames. The last {held_out:.0%} of the episodes are held out for the figures
+below.
 
 ## Training
 {minutes} minutes on {machine}. Settings:
@@ -58,21 +54,18 @@ def model_card(
     machine: str,
 ) -> str:
     """Markdown from what pre-training knows; closed-loop success is added after evaluation."""
-    about = dataset.metadata
     shown = {k: v for k, v in settings.items() if k not in ("data", "out", "progress", "planning")}
     rows = "\n".join(f"| {name} | {error:.3g} |" for name, error in metrics["probe"].items())
     compact = isinstance(config, CompactConfig)
-    return _TEMPLATE.format(
+    return front_matter(config.env_id) + _TEMPLATE.format(
         kind=(_COMPACT if compact else _STATE).format(**vars(config)),
         what="visual latent" if compact else "state",
         width=config.latent_dim if isinstance(config, CompactConfig) else config.proprio_dim,
         env_id=config.env_id,
         frameskip=config.frameskip,
         history=config.history,
-        episodes=about["episodes"],
-        steps=about["steps"],
-        first=about["seed"],
-        last=about["seed"] + about["episodes"] - 1,
+        address=NO_ADDRESS,
+        origin=_origin(dataset.metadata),
         frames=dataset.frames,
         held_out=settings["held_out"],
         minutes=metrics["minutes"],
@@ -84,25 +77,32 @@ def model_card(
     )
 
 
-_FINETUNED = """---
-library_name: gbp_agent
-license: mit
-tags: [world-model, model-predictive-control, gymnasium]
-base_model: {parent}
----
-# World model for {env_id}, finetuned: {method}
+def _origin(about: dict[str, Any]) -> str:
+    """Where the data are from, by a dataset's metadata."""
+    if "source" in about:
+        return (
+            f"{about['episodes']} episodes of at most {about['steps']} steps of "
+            f"`{about['env_id']}`,\nfrom {about['source']}"
+        )
+    return (
+        f"{about['episodes']} episodes of {about['steps']} steps by the behaviour policy of "
+        f"`{about['env_id']}`, reset seeds {about['seed']} to\n"
+        f"{about['seed'] + about['episodes'] - 1}"
+    )
+
+
+_FINETUNED = """# World model for {env_id}, finetuned: {method}
 
 The predictor of `{parent}`, finetuned for gradient-based planning; the encoder is the parent's.
 
 ```python
 from gbp_agent import WorldModelMPCAgent
 
-agent = WorldModelMPCAgent.from_pretrained("PATH OR NAME")
+agent = WorldModelMPCAgent.from_pretrained("{address}")
 ```
 
 ## Data
-{episodes} episodes of {steps} steps by the behaviour policy of `{env_id}`, reset seeds {first} to
-{last}{simulator}. The last {held_out:.0%} of the episodes are held out for the figures below.
+{origin}{simulator}. The last {held_out:.0%} of the episodes are held out for the figures below.
 
 ## Training
 {minutes} minutes on {machine}. Settings:
@@ -124,19 +124,16 @@ def finetuned_card(
     machine: str,
 ) -> str:
     """Markdown from what finetuning knows; closed-loop success is added after evaluation."""
-    about = dataset.metadata
     hidden = {"model", "data", "out", "latents", "workers", "progress"}
     online, adversarial = ("online" in settings["method"], "adversarial" in settings["method"])
     hidden |= {"online"} if not online else set()
     hidden |= {"adversarial"} if not adversarial else set()
-    return _FINETUNED.format(
+    return front_matter(config.env_id, settings["model"]) + _FINETUNED.format(
         parent=settings["model"],
         env_id=config.env_id,
         method=settings["method"],
-        episodes=about["episodes"],
-        steps=about["steps"],
-        first=about["seed"],
-        last=about["seed"] + about["episodes"] - 1,
+        address=NO_ADDRESS,
+        origin=_origin(dataset.metadata),
         simulator=", and the agent's own in the simulator" if online else "",
         held_out=settings["held_out"],
         minutes=metrics["minutes"],

@@ -1,4 +1,4 @@
-"""Agents to compare with."""
+"""The agent that everything has to beat."""
 
 from __future__ import annotations
 

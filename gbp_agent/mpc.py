@@ -1,0 +1,62 @@
+"""How plans become actions: settings, and whether planner and model fit them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .precision import Precision
+from .types import Planner
+from .world_model import LatentWorldModel
+
+
+@dataclass(frozen=True)
+class MPCConfig:
+    """How plans become actions.
+
+    horizon: H, model steps that are planned. execute: model steps that are acted out before the
+    next plan, 1…H. action_limit: bound of a model action, in standard deviations of the training
+    data (the action space bounds it as well). precision: of the roll-outs. "bf16" is several times
+    faster on processors with matrix instructions for it, and slightly less exact; "auto" takes it
+    there and "fp32" elsewhere. proposals: at most so many of the model's proposals are considered;
+    None takes all of them.
+    """
+
+    horizon: int = 5
+    execute: int = 1
+    action_limit: float = 3.0
+    precision: Precision = "fp32"
+    proposals: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1 or not 1 <= self.execute <= self.horizon:
+            raise ValueError(
+                "horizon must be at least 1 and execute lie in 1…horizon, "
+                f"got horizon={self.horizon}, execute={self.execute}"
+            )
+        if not self.action_limit > 0:
+            raise ValueError(f"action_limit must be above 0, got {self.action_limit}")
+        if self.proposals is not None and self.proposals < 0:
+            raise ValueError(f"proposals must be at least 0, got {self.proposals}")
+
+
+def starts_from_network(planner: Planner, model: LatentWorldModel, config: MPCConfig) -> bool:
+    """Whether the planner's settings say that it starts from the model's initialisation network.
+
+    Raises:
+        ValueError: they do, and the model has none, or one whose plans are too short.
+    """
+    settings = getattr(planner, "config", None)
+    if getattr(settings, "init", None) != "network":
+        return False
+    shape = model.config
+    if model.initializer is None:
+        raise ValueError(
+            f"planner has init='network', but the model of {shape.env_id} has no "
+            "initialisation network; take init='proposals' or 'zeros'"
+        )
+    if shape.initializer_steps < config.horizon:
+        raise ValueError(
+            f"horizon is {config.horizon}, but the initialisation network plans "
+            f"{shape.initializer_steps} model steps; give a horizon of at most so many"
+        )
+    return True
