@@ -235,7 +235,7 @@ class WorldModelMPCAgent:
         rows = np.arange(len(batch["proprio"]))
         state = self._first_state(batch)
         goal = self._encode(batch, rows, "goal_")
-        return self._cost(state.history, state.past_actions, goal)
+        return self.cost_of(state.history, state.past_actions, goal)
 
     # Details ----------------------------------------------------------------------------------
 
@@ -327,7 +327,7 @@ class WorldModelMPCAgent:
         if deterministic:
             generator = torch.Generator(self.device).manual_seed(self.seed)
         result = self.planner(
-            self._cost(start, past, goal),
+            self.cost_of(start, past, goal),
             initial,
             warm=warm,
             proposals=self._proposals,
@@ -351,17 +351,16 @@ class WorldModelMPCAgent:
             seconds=time.perf_counter() - begun,
         )
 
-    def _cost(self, start: Latent, past: Tensor, goal: Latent) -> CostFunction:
-        """The planner's view of B problems: what candidate plans (B, S, H, M) cost, (B, S)."""
+    def cost_of(self, start: Latent, past: Tensor, goal: Latent) -> CostFunction:
+        """The planner's view of B problems: what candidate plans (B, S, H, M) cost, (B, S).
+
+        start: Latent (B, T); past: (B, T-1, M), the model actions between; goal: Latent (B,).
+        """
 
         def cost(model_actions: Tensor) -> Tensor:
             samples = model_actions.shape[1]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-                predicted = self.model.rollout(
-                    _repeat(start, samples),
-                    past.repeat_interleave(samples, 0),
-                    model_actions.flatten(0, 1),
-                )
+                predicted = self.model.rollout(start, past, model_actions.flatten(0, 1))
             return self.objective(predicted, _repeat(goal, samples)).unflatten(0, (-1, samples))
 
         return cost

@@ -151,13 +151,26 @@ class PatchWorldModel(LatentWorldModel):
         return Latent(visual.unflatten(0, pixels.shape[:-3]), embedded)
 
     def rollout(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Latent:
-        embedded = self.predictor.embed(torch.cat([past_actions, model_actions], 1))
-        frames = list(self.predictor.merge(*start).unbind(1))
-        begun = len(frames)
-        for step in range(begun, begun + model_actions.shape[1]):
-            seen = slice(max(0, step - self.history), step)
-            frames.append(self.predictor(torch.stack(frames[seen], 1), embedded[:, seen]))
-        return Latent(*self.predictor.separate(torch.stack(frames[begun:], 1)))
+        # Frames that were seen, and whose actions are past, are the same for all plans and do not
+        # depend on them: each is passed through the network once for all plans of a start, for as
+        # long as it is within the history, and never differentiated.
+        plans = len(model_actions) // len(past_actions)
+        seen = self.predictor.merge(*start)  # (B, T, …)
+        known = seen.shape[1] - 1
+        past_embedded = self.predictor.embed(past_actions)
+        embedded = self.predictor.embed(model_actions)
+        frames = [seen[:, -1].repeat_interleave(plans, 0)]
+        for step in range(model_actions.shape[1]):
+            first, past = known + step + 1 - self.history, None  # of the frames that are seen
+            if max(0, first) < known:
+                still = slice(max(0, first), known)
+                remembered = self.predictor.remember(seen[:, still], past_embedded[:, still])
+                past = [tuple(p.repeat_interleave(plans, 0) for p in kv) for kv in remembered]
+            moving = slice(max(0, first - known), step + 1)
+            frames.append(
+                self.predictor(torch.stack(frames[moving], 1), embedded[:, moving], past)
+            )
+        return Latent(*self.predictor.separate(torch.stack(frames[1:], 1)))
 
     def embed_actions(self, model_actions: Tensor) -> Tensor:
         return self.predictor.embed(model_actions)

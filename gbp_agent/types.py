@@ -63,9 +63,10 @@ class WorldModel(Protocol):
     def rollout(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Latent:
         """Predict H frames.
 
-        start: Latent with leading shape (N, T), oldest frame first.
-        past_actions: (N, T-1, M), the model actions between those frames.
-        model_actions: (N, H, M).
+        start: Latent with leading shape (B, T), oldest frame first.
+        past_actions: (B, T-1, M), the model actions between those frames.
+        model_actions: (N, H, M), N a multiple of B: the first N/B plans are for the first start,
+            and so on.
         Returns a Latent with leading shape (N, H): the frames after each model action.
         """
 

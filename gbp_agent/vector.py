@@ -63,7 +63,9 @@ class VectorWorldModel(LatentWorldModel):
     def unroll(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Tensor:
         """Predict every substep of H model steps: joined latents (N, H·S, L); arguments as for
         `rollout`."""
-        latents = list(join(start).unbind(1))
+        plans = len(model_actions) // len(past_actions)  # of each start
+        latents = list(join(start).repeat_interleave(plans, 0).unbind(1))
+        past_actions = past_actions.repeat_interleave(plans, 0)
         actions = [*past_actions.unbind(1), *model_actions.unbind(1)]
         history, found = self.config.history, []
         for step in range(model_actions.shape[1]):

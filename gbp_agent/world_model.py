@@ -135,8 +135,9 @@ class LatentWorldModel(nn.Module):
     def rollout(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Latent:
         """Predict H frames.
 
-        start: Latent with leading shape (N, T), oldest first; past_actions: (N, T-1, M);
-        model_actions: (N, H, M). Returns a Latent with leading shape (N, H).
+        start: Latent with leading shape (B, T), oldest first; past_actions: (B, T-1, M);
+        model_actions: (N, H, M), where N is a multiple of B: the first N/B plans are the first
+        start's, and so on. Returns a Latent with leading shape (N, H).
         """
         raise NotImplementedError
 

@@ -446,7 +446,8 @@ class TrueWall(Telltale):
 
     def rollout(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Latent:
         moves = 2.0 * model_actions.unflatten(-1, (-1, A)).sum(-2)
-        position = start.proprio[:, -1:] + moves.cumsum(1)
+        last = start.proprio[:, -1:].repeat_interleave(len(moves) // len(past_actions), 0)
+        position = last + moves.cumsum(1)
         return Latent(position[..., None, :1] * 0, position)
 
     def encode(self, pixels: Tensor, proprio: Tensor) -> Latent:

@@ -33,7 +33,7 @@ from gbp_agent.baselines.sb3 import ALGORITHMS
 from gbp_agent.diagnostics import StateProbe
 
 FOLDER = Path(__file__).parent.parent / "examples"
-SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
+SCRIPTS = sorted(p.stem for p in FOLDER.glob("*.py") if "tyro.cli(" in p.read_text("utf-8"))
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +73,7 @@ def test_the_scripts_are_these() -> None:
     expected = {
         "any_env",
         "benchmark",
+        "benchmark_patch",
         "collect",
         "compare_baselines",
         "evaluate",
@@ -288,6 +289,20 @@ def test_benchmark(run: Any, wall: Path) -> None:
     assert printed.count("| gradcem |") == 2
     assert figures["finetuning"]["ratio"] > 0
     assert "ms on cached latents" in printed
+
+
+def test_benchmark_patch(run: Any, tmp_path: Path) -> None:
+    """The plain loop and the library's agree on what plans cost."""
+    printed = run(
+        "benchmark_patch", "--encoder", "vit_tiny_patch16_224", "--encoder-size", 32, "--depth", 2,
+        "--horizon", 4, "--samples", 2, "--repeats", 1, "--precisions", "fp32", "--json", "b.json",
+    )  # fmt: skip
+    figures = json.loads((tmp_path / "b.json").read_text())
+    assert "| ours, fp32 |" in printed
+    assert figures["fp32"]["relative_error"] < 1e-5
+    assert figures["fp32"]["gradient_ratio"] == pytest.approx(
+        figures["plain"]["gradient_step"] / figures["fp32"]["gradient_step"]
+    )
 
 
 def test_any_env(run: Any, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import FAMILIES, SIZE
 
 from gbp_agent import DynamicsConfig, TrajectoryDataset
 from gbp_agent.data.latents import LatentDataset
@@ -40,6 +41,31 @@ def test_predict_is_one_step_of_a_rollout(make_model: Any, substeps: int) -> Non
     expected = join(model.rollout(some_start(), actions[:, :0], actions))[:, 0]
     found = model.predict(some_start(), model.embed_actions(actions))
     torch.testing.assert_close(join(found), expected)
+
+
+@pytest.mark.parametrize("history", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_plans_of_one_start(family: str, history: int, families: Any) -> None:
+    """Several plans for each start are rolled out as if every one had a start of its own, and
+    differentiated as such."""
+    model, plans = families[family](history=history), 3
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (2, history, SIZE, SIZE, 3), generator=generator).byte()
+    with torch.no_grad():
+        start = model.encode(pixels, torch.randn(2, history, 2, generator=generator))
+    past, actions = (
+        torch.randn(n, k, 4, generator=generator) for n, k in ((2, history - 1), (6, 5))
+    )
+    each = Latent(*(part.repeat_interleave(plans, 0) for part in start))
+    found, slopes = [], []
+    for first, taken in ((start, past), (each, past.repeat_interleave(plans, 0))):
+        leaf = actions.clone().requires_grad_(True)
+        outcome = join(model.rollout(first, taken, leaf))
+        slopes.append(torch.autograd.grad(outcome.square().sum(), leaf)[0])
+        found.append(outcome)
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*slopes)
+    assert slopes[0].abs().max() > 0
 
 
 @pytest.mark.parametrize("options", [{"substeps": 3}, {"substeps": 2, "history": 2}])

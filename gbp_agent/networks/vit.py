@@ -87,6 +87,10 @@ class PatchEncoder(nn.Module):
         return tokens[:, self.prefix :]
 
 
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values (N, heads, c·P, d) of c frames."""
+
+
 class Attention(nn.Module):
     """Multi-head attention, pre-norm; tokens see their own frame and earlier ones."""
 
@@ -98,24 +102,32 @@ class Attention(nn.Module):
         self.out = nn.Linear(heads * head_width, width)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, wanted: int) -> Tensor:
-        """Tokens (N, t, P, W) → what is added to those of the last `wanted` frames."""
-        frames = x.shape[1]
+    def forward(
+        self, x: Tensor, wanted: int, past: KeysValues | None = None
+    ) -> tuple[Tensor, KeysValues]:
+        """Tokens (N, t, P, W) → what is added to those of the last `wanted` frames, (N, wanted, P,
+        W), and the keys and values of all. past: those of the frames before."""
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)  # (N, heads, t, P, d)
             for part in self.to_qkv(self.norm(x)).chunk(3, -1)
         )
+        frames, own = x.shape[1], (k.flatten(2, 3), v.flatten(2, 3))
+        keys, values = (
+            own if past is None else (torch.cat(p, 2) for p in zip(past, own, strict=True))
+        )
         rate = self.dropout if self.training else 0.0
         # A frame at a time, so that no mask is needed and nothing is computed that one would hide.
+        ends = [keys.shape[2] - (frames - 1 - i) * x.shape[2] for i in range(frames)]
         found = [
             F.scaled_dot_product_attention(
-                q[:, :, i], k[:, :, : i + 1].flatten(2, 3), v[:, :, : i + 1].flatten(2, 3),
-                dropout_p=rate,
+                q[:, :, i], keys[:, :, : ends[i]], values[:, :, : ends[i]], dropout_p=rate
             )
             for i in range(frames - wanted, frames)
-        ]  # fmt: skip
+        ]
+        if not found:
+            return x[:, :0], own
         joined = torch.stack(found, 2).permute(0, 2, 3, 1, 4).flatten(3)  # (N, wanted, P, heads·d)
-        return self.drop(self.out(joined))
+        return self.drop(self.out(joined)), own
 
 
 class FrameCausalViT(nn.Module):
@@ -158,16 +170,34 @@ class FrameCausalViT(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (N, t, P, W), 1 ≤ t ≤ T, oldest frame first → (N, P, W), what follows the last."""
-        x = self.drop(x + self.position[: x.shape[1]])
-        last = len(self.attention) - 1
+    def forward(self, x: Tensor, past: list[KeysValues] | None = None) -> Tensor:
+        """Tokens (N, t, P, W), oldest frame first → (N, P, W), what follows the last.
+
+        past: what `remember` returned for c frames before them; 1 ≤ t ≤ T - c.
+        """
+        return self._run(x, past, 1)[0]
+
+    def remember(self, x: Tensor) -> list[KeysValues]:
+        """Keys and values of each layer for the first frames (N, c, P, W), c < T: all that later
+        frames see of them."""
+        return self._run(x, None, 0)[1]
+
+    def _run(
+        self, x: Tensor, past: list[KeysValues] | None, wanted: int
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """The last `wanted` (0 or 1) frames' outcome, and every layer's keys and values."""
+        first = past[0][0].shape[2] // x.shape[2] if past else 0
+        x = self.drop(x + self.position[first : first + x.shape[1]])
+        seen: list[KeysValues] = []
         for layer, (attention, mlp) in enumerate(zip(self.attention, self.mlp, strict=True)):
-            wanted = 1 if layer == last else x.shape[1]
-            x = x[:, -wanted:] + attention(x, wanted)
-            x = x + mlp(x)
-        out: Tensor = self.norm(x[:, -1])
-        return out
+            # Of the last layer nothing else is used.
+            kept = wanted if layer == len(self.attention) - 1 else x.shape[1]
+            change, own = attention(x, kept, past[layer] if past else None)
+            seen.append(own)
+            if kept:
+                x = x[:, -kept:] + change
+                x = x + mlp(x)
+        return self.norm(x[:, -1]), seen
 
 
 class PatchPredictor(nn.Module):
@@ -244,17 +274,29 @@ class PatchPredictor(nn.Module):
         embedded: Tensor = self.action_embedding(model_actions)
         return embedded
 
-    def forward(self, frames: Tensor, embedded_actions: Tensor) -> Tensor:
-        """Carried frames (N, t, …) and embedded actions (N, t, …) → the next one (N, …)."""
-        actions = embedded_actions.unsqueeze(2)
+    def forward(
+        self, frames: Tensor, embedded_actions: Tensor, past: list[KeysValues] | None = None
+    ) -> Tensor:
+        """Carried frames (N, t, …) and embedded actions (N, t, …) → the next one (N, …).
+
+        past: what `remember` returned for the frames before them.
+        """
+        found = self.vit(self._tokens(frames, embedded_actions), past)
         if self.placement == "tokens":
-            found = self.vit(torch.cat([frames, actions], 2))[:, :-1]
-        else:
-            spread = actions.expand(-1, -1, frames.shape[2], -1)
-            found = self.vit(torch.cat([frames, spread], -1))
+            found = found[:, :-1]
         if self.change is not None:
             return frames[:, -1] + self.change(found)  # type: ignore[no-any-return]
         return found[..., : self.carried]  # type: ignore[no-any-return]
+
+    def remember(self, frames: Tensor, embedded_actions: Tensor) -> list[KeysValues]:
+        """What later frames see of the first ones (N, c, …) with their actions (N, c, …), c < T."""
+        return self.vit.remember(self._tokens(frames, embedded_actions))
+
+    def _tokens(self, frames: Tensor, embedded_actions: Tensor) -> Tensor:
+        actions = embedded_actions.unsqueeze(2)
+        if self.placement == "tokens":
+            return torch.cat([frames, actions], 2)
+        return torch.cat([frames, actions.expand(-1, -1, frames.shape[2], -1)], -1)
 
 
 class PatchDecoder(nn.Module):

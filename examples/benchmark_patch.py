@@ -1,0 +1,143 @@
+"""Times the planner's inner loop on a patch-token model of DINO-WM's size, against a plain loop.
+
+    python examples/benchmark_patch.py --threads 2 --json results/benchmark-patch.json
+
+The weights are random: they do not matter for the time, and neither needs the network. Both loops
+have the same weights, frames, goal and plans, and their costs are compared before they are timed.
+"""
+
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import published_loop
+import torch
+import tyro
+
+from gbp_agent import GoalObjective, MPCConfig, PatchConfig, PatchWorldModel, WorldModelMPCAgent
+from gbp_agent.networks import initialize
+from gbp_agent.planners.common import cost_and_gradient, evaluate
+from gbp_agent.precision import Precision
+from gbp_agent.report import machine
+
+
+@dataclass
+class Args:
+    encoder: str = "vit_small_patch14_dinov2.lvd142m"
+    """timm's name of the encoder."""
+    encoder_size: int = 196
+    """Pixels per side that it is given; 196 makes 196 tokens of patches of 14."""
+    depth: int = 6
+    """Layers of the predictor."""
+    history: int = 3
+    """Frames that it sees."""
+    horizon: int = 5
+    """Model steps of a plan."""
+    samples: int = 4
+    """Plans that are rolled out at once in the sampling planners' part."""
+    repeats: int = 3
+    """Times that each is timed, of which the median is shown."""
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    """Of the library's roll-outs. bf16 is slow where the processor has no instructions for it."""
+    threads: int | None = None
+    """Processor threads of PyTorch."""
+    json: Path | None = None
+    """Also write the figures there."""
+
+
+def problem(model: PatchWorldModel, history: int) -> dict[str, torch.Tensor]:
+    """Frames, a goal and past actions of one problem."""
+    random = torch.Generator().manual_seed(0)
+    size, width = model.config.image_size, model.config.proprio_dim
+    frames = torch.randint(256, (1, history + 1, size, size, 3), generator=random).byte()
+    proprio = torch.randn(1, history + 1, width, generator=random)
+    return {
+        "pixels": frames[:, :-1], "proprio": proprio[:, :-1],
+        "goal_pixels": frames[:, -1], "goal_proprio": proprio[:, -1],
+        "past": torch.randn(1, history - 1, model.model_action_dim, generator=random),
+    }  # fmt: skip
+
+
+def median_seconds(once: Callable[[], Any], repeats: int) -> float:
+    """The median of so many runs after one that warms up."""
+    spent = []
+    for _ in range(repeats + 1):
+        begun = time.perf_counter()
+        once()
+        spent.append(time.perf_counter() - begun)
+    return statistics.median(spent[1:])
+
+
+def main(args: Args) -> None:
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    config = PatchConfig(
+        "gbp/PushT-v0", 4, (-1, -1), (1, 1), encoder=args.encoder, encoder_size=args.encoder_size,
+        depth=args.depth, history=args.history, proposals=0,
+    )  # fmt: skip
+    model = PatchWorldModel(config).eval()
+    initialize(model.predictor, torch.Generator().manual_seed(0))
+    given = problem(model, args.history)
+    plans = torch.randn(args.samples, args.horizon, model.model_action_dim)
+
+    with torch.no_grad():
+        start = model.encode(given["pixels"], given["proprio"])
+        goal = model.encode(given["goal_pixels"], given["goal_proprio"])
+
+    plan = torch.zeros(1, args.horizon, model.model_action_dim, requires_grad=True)
+    optimizer = torch.optim.Adam([plan], lr=0.2)
+    model.requires_grad_(True)
+    plain_step = median_seconds(
+        lambda: published_loop.gradient_step(model, given, goal, plan, optimizer), args.repeats
+    )
+    plain_sample = median_seconds(
+        lambda: published_loop.sampled_costs(model, given, goal, plans), args.repeats
+    )
+    plain_sample /= args.samples
+    expected = published_loop.sampled_costs(model, given, goal, plans)
+    model.requires_grad_(False)
+    model.zero_grad(set_to_none=True)
+    one = plan.detach()[None]
+    figures: dict[str, Any] = {
+        "machine": machine(), "threads": torch.get_num_threads(), "tokens": model.tokens,
+        "samples": args.samples,
+        "plain": {"gradient_step": plain_step, "sample": plain_sample},
+    }  # fmt: skip
+
+    print(f"{figures['machine']}, {figures['threads']} thread(s), {model.tokens} tokens\n")
+    print("| loop | gradient step, ms | ratio | sample, ms | ratio | error of the cost |")
+    print("|---|---|---|---|---|---|")
+    print(f"| plain | {1e3 * plain_step:.0f} | 1 | {1e3 * plain_sample:.0f} | 1 | |")
+    for precision in args.precisions:
+        agent = WorldModelMPCAgent(
+            model, "gradient", GoalObjective(), MPCConfig(args.horizon, precision=precision)
+        )
+        cost = agent.cost_of(start, given["past"], goal)
+        found = evaluate(cost, plans[None])[0]
+        error = float(((found - expected).abs() / expected.abs()).max())
+        step = median_seconds(lambda cost=cost: cost_and_gradient(cost, one), args.repeats)
+        each = median_seconds(lambda cost=cost: evaluate(cost, plans[None]), args.repeats)
+        each /= args.samples
+        figures[precision] = {
+            "gradient_step": step, "gradient_ratio": plain_step / step,
+            "sample": each, "sample_ratio": plain_sample / each, "relative_error": error,
+        }  # fmt: skip
+        print(
+            f"| ours, {precision} | {1e3 * step:.0f} | {plain_step / step:.1f} "
+            f"| {1e3 * each:.0f} | {plain_sample / each:.1f} | {error:.1e} |",
+            flush=True,
+        )
+    figures["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"\npeak memory of this process: {figures['peak_gib']:.1f} GiB")
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
