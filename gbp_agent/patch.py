@@ -167,9 +167,7 @@ class PatchWorldModel(LatentWorldModel):
                 remembered = self.predictor.remember(seen[:, still], past_embedded[:, still])
                 past = [tuple(p.repeat_interleave(plans, 0) for p in kv) for kv in remembered]
             moving = slice(max(0, first - known), step + 1)
-            frames.append(
-                self.predictor(torch.stack(frames[moving], 1), embedded[:, moving], past)
-            )
+            frames.append(self.predictor(torch.stack(frames[moving], 1), embedded[:, moving], past))
         return Latent(*self.predictor.separate(torch.stack(frames[1:], 1)))
 
     def embed_actions(self, model_actions: Tensor) -> Tensor:
