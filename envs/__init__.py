@@ -3,6 +3,8 @@
 gbp/PushT-v0      push a T block to a pose (pymunk)
 gbp/PointMaze-v0  a point mass in a U-shaped maze (MuJoCo)
 gbp/Wall-v0       a dot that passes a door in a wall (numpy)
+gbp/Rope-v0       push a rope into a shape (pymunk)
+gbp/Granular-v0   push grains into a shape (pymunk)
 """
 
 from gymnasium.envs.registration import register
@@ -16,3 +18,5 @@ register(
     max_episode_steps=100,
 )
 register(id="gbp/Wall-v0", entry_point="gbp_envs.wall:WallEnv", max_episode_steps=100)
+register(id="gbp/Rope-v0", entry_point="gbp_envs.rope:RopeEnv", max_episode_steps=20)
+register(id="gbp/Granular-v0", entry_point="gbp_envs.granular:GranularEnv", max_episode_steps=20)

@@ -53,6 +53,7 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
     state_high: ClassVar[np.ndarray]
     proprio_index: ClassVar[list[int]]
     achieved_index: ClassVar[list[int]]
+    action_size: ClassVar[int] = 2
     action_bound: ClassVar[float] = 1.0
     reset_options: ClassVar[tuple[str, ...]] = ("start", "goal")
 
@@ -77,7 +78,7 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         self.image_size = int(image_size)
         self.render_mode = render_mode
         bound = self.action_bound
-        self.action_space = spaces.Box(-bound, bound, (2,), np.float32)
+        self.action_space = spaces.Box(-bound, bound, (self.action_size,), np.float32)
         self.observation_space = self._make_observation_space()
         self._state = np.zeros(len(self.state_names))
         self._goal_state = np.zeros(len(self.state_names))
@@ -235,7 +236,7 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
                 }
             )
         picture = spaces.Box(0, 255, (self.image_size, self.image_size, 3), np.uint8)
-        proprio = spaces.Box(low[self.proprio_index], high[self.proprio_index], dtype=np.float32)
+        proprio = self._make_proprio_space()
         return spaces.Dict(
             {
                 "pixels": picture,
@@ -244,6 +245,10 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
                 "goal_proprio": proprio,
             }
         )
+
+    def _make_proprio_space(self) -> spaces.Box:
+        low, high = self.state_low.astype(np.float32), self.state_high.astype(np.float32)
+        return spaces.Box(low[self.proprio_index], high[self.proprio_index], dtype=np.float32)
 
     def _observation(self) -> dict[str, np.ndarray]:
         state, goal = self._state, self._goal_state
@@ -257,10 +262,14 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
             self._goal_pixels = self.draw(goal, self.image_size)
         return {
             "pixels": self.draw(state, self.image_size),
-            "proprio": state[self.proprio_index].astype(np.float32),
+            "proprio": self._proprio(state),
             "goal_pixels": self._goal_pixels.copy(),
-            "goal_proprio": goal[self.proprio_index].astype(np.float32),
+            "goal_proprio": self._proprio(goal),
         }
+
+    def _proprio(self, state: np.ndarray) -> np.ndarray:
+        """What the agent senses of itself, float32; inside the space of `_make_proprio_space`."""
+        return state[self.proprio_index].astype(np.float32)
 
     def _achieved(self, state: np.ndarray) -> np.ndarray:
         """What success is judged by; float32 as in the observation, so that the step's reward and

@@ -27,8 +27,14 @@ def fill_polygon(picture: np.ndarray, corners: np.ndarray, color: Color) -> None
 
 def fill_circle(picture: np.ndarray, center: np.ndarray, radius: float, color: Color) -> None:
     """Fill a circle in place; centre and radius in pixels."""
-    x, y = np.round((np.asarray(center) - 0.5) * _ONE).astype(int)
-    cv2.circle(picture, (int(x), int(y)), round(radius * _ONE), color, -1, cv2.LINE_AA, _SHIFT)
+    fill_circles(picture, np.asarray(center)[None], radius, color)
+
+
+def fill_circles(picture: np.ndarray, centers: np.ndarray, radius: float, color: Color) -> None:
+    """Fill circles of one radius in place; centres (n, 2) and radius in pixels."""
+    size = round(radius * _ONE)
+    for center in np.round((centers - 0.5) * _ONE).astype(int).tolist():
+        cv2.circle(picture, center, size, color, -1, cv2.LINE_AA, _SHIFT)
 
 
 def coverage(size: int, view: tuple[float, float], span: tuple[float, float]) -> np.ndarray:
