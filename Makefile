@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 # Every check: style, types, tests; those of PushT once more with the older pymunk.
 test: check $(VENV)/pymunk6
 	$(BIN)/python -m pytest
-	PYTHONPATH=$(VENV)/pymunk6 $(BIN)/python -m pytest tests/test_envs.py -k pusht
+	PYTHONPATH=$(VENV)/pymunk6 $(BIN)/python -m pytest tests/test_envs.py tests/test_particle_envs.py -k "pusht or rope or granular or particle"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import runpy
 import sys
 from dataclasses import replace
 from functools import partialmethod
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -372,7 +373,10 @@ def test_the_code_of_a_page_runs(
     monkeypatch.chdir(tmp_path)
     blocks = page.read_text(encoding="utf-8").split("```python\n")[1:]
     assert blocks
-    code = "\n".join(block.split("```")[0] for block in blocks)
+    blocks = [block.split("```")[0] for block in blocks]
+    if find_spec("minari") is None:  # it asks for Python 3.11
+        blocks = [block for block in blocks if "import minari" not in block]
+    code = "\n".join(blocks)
     known = dict(PLANNERS)
     script = tmp_path / "page.py"
     script.write_text(code, encoding="utf-8")

@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
-from minari.data_collector import EpisodeBuffer
-from minari.dataset.minari_storage import MinariStorage
 
 from gbp_agent import (
     DynamicsConfig,
@@ -31,6 +28,10 @@ from gbp_agent import (
 from gbp_agent.convert import minari as module
 from gbp_agent.convert.minari import from_minari, to_minari
 from gbp_agent.training.initializer import InitializerConfig
+
+minari = pytest.importorskip("minari", "0.5.4", reason="minari 0.5.4 asks for Python 3.11")
+EpisodeBuffer = minari.data_collector.EpisodeBuffer
+MinariStorage = minari.dataset.minari_storage.MinariStorage
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
 RECOMPUTED = {"dataset_id", "dataset_size", "jpeg_encoding", "data_format"}
