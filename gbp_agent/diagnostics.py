@@ -5,6 +5,7 @@ Everything here looks at held-out episodes and uses the simulator's states, whic
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,16 +96,21 @@ class StateProbe(nn.Module):
             cycle.step()
 
     def errors(self, latents: Tensor, states: Tensor) -> dict[str, float]:
-        """Median error per quantity, in the state's units (angles in its units too)."""
+        """Median error per quantity, in the state's units (angles in its units too); that of
+        numbered ones, such as "x 0" and "x 1", over all of them."""
         difference = self(latents) - states
         period = self.periods.where(self.periods > 0, torch.inf)
         wrapped = difference - period * torch.round(difference / period).nan_to_num()
         difference = torch.where(self.periods > 0, wrapped, difference)
-        groups: dict[str, list[int]] = {}
+        together: dict[str, list[int]] = {}
         for index, name in enumerate(self.names):
             group, _, axis = name.rpartition(" ")
-            groups.setdefault(group if group and axis in "xyz" else name, []).append(index)
-        return {k: float(difference[:, i].norm(dim=-1).median()) for k, i in groups.items()}
+            together.setdefault(group if group and axis in "xyz" else name, []).append(index)
+        errors: dict[str, list[Tensor]] = {}
+        for name, columns in together.items():
+            quantity = re.sub(r" \d+$", "", name)
+            errors.setdefault(quantity, []).append(difference[:, columns].norm(dim=-1))
+        return {k: float(torch.cat(found).median()) for k, found in errors.items()}
 
 
 @torch.no_grad()

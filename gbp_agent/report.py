@@ -189,7 +189,9 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     center = share + z * z / (2 * n)
     margin = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max(0.0, (center - margin) / scale), min(1.0, (center + margin) / scale)
+    # The interval holds the share itself, whatever rounding does.
+    low, high = (center - margin) / scale, (center + margin) / scale
+    return max(0.0, min(low, share)), min(1.0, max(high, share))
 
 
 class McNemar(NamedTuple):

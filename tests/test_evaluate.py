@@ -185,6 +185,13 @@ def test_wilson(successes: int, n: int, low: float, high: float) -> None:
     assert wilson_interval(successes, n) == pytest.approx((low, high), abs=1e-4)
 
 
+def test_wilson_holds_the_share() -> None:
+    for n in (1, 7, 40, 200):
+        for successes in range(n + 1):
+            low, high = wilson_interval(successes, n)
+            assert 0 <= low <= successes / n <= high <= 1
+
+
 @pytest.mark.parametrize(("successes", "n"), [(0, 0), (3, 2), (-1, 5)])
 def test_wilson_refuses(successes: int, n: int) -> None:
     with pytest.raises(ValueError, match="successes"):

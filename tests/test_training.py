@@ -246,6 +246,15 @@ def test_effective_rank() -> None:
     assert effective_rank(full) == pytest.approx(2, abs=0.01)
 
 
+def test_numbered_quantities_are_judged_together() -> None:
+    probe = StateProbe(2, ["x 0", "x 1", "theta"], [0, 0, 0])
+    latents = torch.zeros(3, 2)
+    found = probe(latents)
+    off = torch.tensor([[1.0, 10.0, 0.5], [2.0, 20.0, 0.5], [3.0, 30.0, 0.5]])
+    errors = probe.errors(latents, found + off)
+    assert errors == pytest.approx({"x": 3.0, "theta": 0.5})  # the lower median of six
+
+
 def test_probe_reads_positions_and_angles() -> None:
     generator = torch.Generator().manual_seed(0)
     position = 100 * torch.rand(4000, 2, generator=generator)
