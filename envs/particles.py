@@ -83,7 +83,7 @@ class ParticleEnv(GoalReachingEnv):
         render_mode: str | None = None,
     ):
         super().__init__(obs_type, goal_mode, goal_steps, image_size, render_mode)
-        self._exact = np.zeros(len(self.state_names))
+        self._exact: np.ndarray = np.zeros(len(self.state_names))
 
     # What a subclass provides ----------------------------------------------------------------
 

@@ -176,8 +176,8 @@ class _Behavior:
         self._place = (0.0, 0.0)
         self._speed = 0.0
         self._noise_std = 0.0
-        self._held = np.zeros(2)
-        self._noise = np.zeros(2)
+        self._held: np.ndarray = np.zeros(2)
+        self._noise: np.ndarray = np.zeros(2)
 
     def action(self, state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self._steps <= 0:

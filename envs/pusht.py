@@ -125,7 +125,7 @@ class PushTEnv(GoalReachingEnv):
         self._shapes = [*wall_shapes, *block_shapes, *agent_shapes]
         self._space = pymunk.Space()
         self._space.add(*self._bodies, *self._shapes)
-        self._exact = np.zeros(len(self.state_names))
+        self._exact: np.ndarray = np.zeros(len(self.state_names))
         self._behavior = _Behavior()
 
     def set_state(self, state: np.ndarray) -> None:
@@ -233,12 +233,12 @@ class _Behavior:
 
     def __init__(self) -> None:
         self._contact: np.ndarray | None = None  # body coordinates
-        self._direction = np.zeros(2)  # body coordinates, into the block
+        self._direction: np.ndarray = np.zeros(2)  # body coordinates, into the block
         self._push_steps = 0
         self._approach_steps = 0
         self._approach_speed = 0.4
         self._push_speed = 0.25
-        self._noise = np.zeros(2)
+        self._noise: np.ndarray = np.zeros(2)
 
     def action(self, state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         agent, block, theta = state[:2], state[2:4], state[4]

@@ -198,4 +198,5 @@ def _clip(film: Film, episode: Episode, fps: float) -> Clip:
         mp4 = file.read_bytes()
     first = film.frames[0]
     height, width, _ = first.shape
-    return Clip(episode, mp4, imageio.imwrite("<bytes>", first, format="JPEG"), (width, height))
+    encode: Any = imageio.imwrite  # not all versions' hints know "<bytes>"
+    return Clip(episode, mp4, encode("<bytes>", first, format="JPEG"), (width, height))

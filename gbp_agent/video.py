@@ -103,7 +103,8 @@ def write_video(path: str | Path, frames: list[np.ndarray], fps: float) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
-    writer: Any = imageio.get_writer(
+    open_writer: Any = imageio.get_writer  # not all versions' hints know a format by its name
+    writer = open_writer(
         temporary, format="FFMPEG", fps=fps, codec="libx264", macro_block_size=2, quality=7
     )
     with writer:

@@ -100,7 +100,7 @@ def _read(folder: Path, env: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             f"{folder} has states {state.shape} and actions {action.shape}, expected "
             f"(N, T, {len(STATES[env])}) and (N, T, 2) for {env}"
         )
-    length = np.full(len(state), state.shape[1])
+    length: np.ndarray = np.full(len(state), state.shape[1])
     if (folder / "seq_lengths.pth").exists():
         length = _tensor(folder / "seq_lengths.pth").numpy()
     elif (folder / "seq_lengths.pkl").exists():

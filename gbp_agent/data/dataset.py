@@ -169,7 +169,8 @@ class Windows(torch.utils.data.Dataset[dict[str, Tensor]]):
 
         with ThreadPoolExecutor(1) as pool:
             pending = None
-            order, epoch, step = np.empty(0, np.int64), -1, first_step
+            order: np.ndarray = np.empty(0, np.int64)
+            epoch, step = -1, first_step
             while True:
                 if step // per_epoch != epoch:
                     epoch = step // per_epoch
