@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from gbp_agent import PatchWorldModel
-from gbp_agent.networks.vit import Attention, FrameCausalViT, PatchPredictor
+from gbp_agent.networks.frame_causal import Attention, FrameCausalViT
+from gbp_agent.networks.vit import PatchPredictor
 from gbp_agent.types import Latent
 
 

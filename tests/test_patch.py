@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from gbp_agent import PatchConfig, PatchWorldModel
 from gbp_agent.networks import PatchEncoder
-from gbp_agent.networks.vit import FrameCausalViT
+from gbp_agent.networks.frame_causal import FrameCausalViT
 from gbp_agent.patch import load_encoder
 from gbp_agent.types import Latent
 

@@ -1,0 +1,119 @@
+"""A transformer over frames of tokens that sees no later frame."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values (N, heads, c·P, d) of c frames."""
+
+
+class Attention(nn.Module):
+    """Multi-head attention, pre-norm; tokens see their own frame and earlier ones."""
+
+    def __init__(self, width: int, heads: int, head_width: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm = nn.LayerNorm(width)
+        self.to_qkv = nn.Linear(width, 3 * heads * head_width, bias=False)
+        self.out = nn.Linear(heads * head_width, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, wanted: int, past: KeysValues | None = None
+    ) -> tuple[Tensor, KeysValues]:
+        """Tokens (N, t, P, W) → what is added to those of the last `wanted` frames, (N, wanted, P,
+        W), and the keys and values of all. past: those of the frames before."""
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)  # (N, heads, t, P, d)
+            for part in self.to_qkv(self.norm(x)).chunk(3, -1)
+        )
+        frames, own = x.shape[1], (k.flatten(2, 3), v.flatten(2, 3))
+        keys, values = (
+            own if past is None else (torch.cat(p, 2) for p in zip(past, own, strict=True))
+        )
+        rate = self.dropout if self.training else 0.0
+        # A frame at a time, so that no mask is needed and nothing is computed that one would hide.
+        ends = [keys.shape[2] - (frames - 1 - i) * x.shape[2] for i in range(frames)]
+        found = [
+            F.scaled_dot_product_attention(
+                q[:, :, i], keys[:, :, : ends[i]], values[:, :, : ends[i]], dropout_p=rate
+            )
+            for i in range(frames - wanted, frames)
+        ]
+        if not found:
+            return x[:, :0], own
+        joined = torch.stack(found, 2).permute(0, 2, 3, 1, 4).flatten(3)  # (N, wanted, P, heads·d)
+        return self.drop(self.out(joined)), own
+
+
+class FrameCausalViT(nn.Module):
+    """Transformer over up to T frames of P tokens: full attention within a frame, causal between.
+
+    Args:
+        tokens: P. width: W of a token. frames: T, for which there are position embeddings.
+        depth, heads, head_width, mlp_width, dropout: the usual ones.
+
+    Architecture: the predictor of DINO-WM (arXiv 2411.04983).
+    """
+
+    def __init__(
+        self,
+        tokens: int,
+        width: int,
+        frames: int,
+        depth: int,
+        heads: int,
+        head_width: int,
+        mlp_width: int,
+        dropout: float,
+    ):
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(frames, tokens, width))
+        self.drop = nn.Dropout(dropout)
+        self.attention = nn.ModuleList(
+            Attention(width, heads, head_width, dropout) for _ in range(depth)
+        )
+        self.mlp = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width),
+                nn.Linear(width, mlp_width),
+                nn.GELU(),
+                nn.Dropout(dropout),
+                nn.Linear(mlp_width, width),
+                nn.Dropout(dropout),
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, past: list[KeysValues] | None = None) -> Tensor:
+        """Tokens (N, t, P, W), oldest frame first → (N, P, W), what follows the last.
+
+        past: what `remember` returned for c frames before them; 1 ≤ t ≤ T - c.
+        """
+        return self._run(x, past, 1)[0]
+
+    def remember(self, x: Tensor) -> list[KeysValues]:
+        """Keys and values of each layer for the first frames (N, c, P, W), c < T: all that later
+        frames see of them."""
+        return self._run(x, None, 0)[1]
+
+    def _run(
+        self, x: Tensor, past: list[KeysValues] | None, wanted: int
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """The last `wanted` (0 or 1) frames' outcome, and every layer's keys and values."""
+        first = past[0][0].shape[2] // x.shape[2] if past else 0
+        x = self.drop(x + self.position[first : first + x.shape[1]])
+        seen: list[KeysValues] = []
+        for layer, (attention, mlp) in enumerate(zip(self.attention, self.mlp, strict=True)):
+            # Of the last layer nothing else is used.
+            kept = wanted if layer == len(self.attention) - 1 else x.shape[1]
+            change, own = attention(x, kept, past[layer] if past else None)
+            seen.append(own)
+            if kept:
+                x = x[:, -kept:] + change
+                x = x + mlp(x)
+        return self.norm(x[:, -1]), seen
