@@ -181,6 +181,7 @@ def draw(found: dict[Row, EvaluationReport], file: Path) -> None:
         axis.axhline(random, color="#999999", lw=1, ls=":", label="random")
         axis.set(title=TITLES[task], xlabel="environment steps for training", ylabel="success")
         axis.set(ylim=(-0.03, 1.03), xlim=(0, None))
+        axis.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1000:g}k")
         axis.legend(fontsize=7)
     temporary = file.with_suffix(".tmp.png")
     figure.savefig(temporary, dpi=110)
