@@ -237,6 +237,20 @@ class WorldModelMPCAgent:
         goal = self._encode(batch, rows, "goal_")
         return self.cost_of(state.history, state.past_actions, goal)
 
+    def cost_of(self, start: Latent, past: Tensor, goal: Latent) -> CostFunction:
+        """The planner's view of B problems: what candidate plans (B, S, H, M) cost, (B, S).
+
+        start: Latent (B, T); past: (B, T-1, M), the model actions between; goal: Latent (B,).
+        """
+
+        def cost(model_actions: Tensor) -> Tensor:
+            samples = model_actions.shape[1]
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
+                predicted = self.model.rollout(start, past, model_actions.flatten(0, 1))
+            return self.objective(predicted, _repeat(goal, samples)).unflatten(0, (-1, samples))
+
+        return cost
+
     # Details ----------------------------------------------------------------------------------
 
     def _batched(self, observation: Observation) -> tuple[dict[str, np.ndarray], bool]:
@@ -350,20 +364,6 @@ class WorldModelMPCAgent:
             gradient_steps=result.gradient_steps,
             seconds=time.perf_counter() - begun,
         )
-
-    def cost_of(self, start: Latent, past: Tensor, goal: Latent) -> CostFunction:
-        """The planner's view of B problems: what candidate plans (B, S, H, M) cost, (B, S).
-
-        start: Latent (B, T); past: (B, T-1, M), the model actions between; goal: Latent (B,).
-        """
-
-        def cost(model_actions: Tensor) -> Tensor:
-            samples = model_actions.shape[1]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-                predicted = self.model.rollout(start, past, model_actions.flatten(0, 1))
-            return self.objective(predicted, _repeat(goal, samples)).unflatten(0, (-1, samples))
-
-        return cost
 
 
 def _repeat(latent: Latent, samples: int) -> Latent:

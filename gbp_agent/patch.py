@@ -153,7 +153,7 @@ class PatchWorldModel(LatentWorldModel):
     def rollout(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Latent:
         # Frames that were seen, and whose actions are past, are the same for all plans and do not
         # depend on them: each is passed through the network once for all plans of a start, for as
-        # long as it is within the history, and never differentiated.
+        # long as it is within the history, and not differentiated in planning.
         plans = len(model_actions) // len(past_actions)
         seen = self.predictor.merge(*start)  # (B, T, …)
         known = seen.shape[1] - 1

@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .cloning import CloningAgent
+
 SUFFIX = ".safetensors"
 
 
@@ -45,10 +47,8 @@ def load_baseline(name_or_path: str | Path) -> tuple[Any, dict[str, Any]]:
         )
     weights, about = read_weights(path)
     if about["kind"] == "bc":
-        from .cloning import CloningAgent
-
         return CloningAgent.from_weights(weights, about), about
-    from .sb3 import policy_from_weights
+    from .sb3 import policy_from_weights  # it writes its files with this module
 
     return policy_from_weights(weights, about), about
 

@@ -53,7 +53,7 @@ def convert_data(folder: Path, out: Path, env: str, progress: bool = True) -> Tr
     parts = -(-count // EPISODES_PER_PART)
     first = _pictures(folder, env, 0)
     bound = ENVS[env][1]
-    _claim(
+    claim_folder(
         out,
         {
             "format_version": FORMAT_VERSION,
@@ -184,7 +184,7 @@ def _plain_pickle(file: Path) -> Any:
         raise ValueError(f"{file} holds more than numbers, or is damaged: {error}") from error
 
 
-def _claim(out: Path, metadata: dict[str, Any]) -> None:
+def claim_folder(out: Path, metadata: dict[str, Any]) -> None:
     """Write metadata.json, or check that the one there is the same."""
     file = out / "metadata.json"
     if file.exists():

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ..data import TrajectoryDataset
 from ..data.dataset import FORMAT_VERSION, part_name, write_part
 from ..observations import ObservationKeys
-from .dino_wm_data import _claim
+from .dino_wm_data import claim_folder
 from .minari_arrays import Leaves, PartRows, flatten
 from .minari_export import KEPT_FILE, SPACES, import_minari, to_minari
 from .minari_layout import Layout, choose_layout, unknown
@@ -74,7 +74,7 @@ def from_minari(
     layout = choose_layout(first, keys, image_size)
     parts = _parts(dataset, layout, first)
     taken = {**layout.leaves, "image_size": image_size, "infos": infos}
-    _claim(out, {**_metadata(dataset, env_id, parts), "minari": taken})
+    claim_folder(out, {**_metadata(dataset, env_id, parts), "minari": taken})
     _keep(out, dataset, raw, layout.same(first))
     read = partial(_for_training, layout, layout.same(first))
     return _write_parts(dataset, out, parts, read, infos, progress)
@@ -189,7 +189,7 @@ def _restore(dataset: Any, out: Path, ours: dict[str, Any], progress: bool) -> T
     """Write the dataset of ours that `to_minari` made a Minari data set of."""
     ends = np.cumsum(ours["parts"])
     parts = [list(range(e - n, e)) for e, n in zip(ends, ours["parts"], strict=True)]
-    _claim(out, ours["metadata"])
+    claim_folder(out, ours["metadata"])
     read = partial(_as_it_was, Layout(**ours["layout"]))
     return _write_parts(dataset, out, parts, read, True, progress)
 
