@@ -21,7 +21,7 @@ from gbp_agent import (
     PLANNERS,
     WorldModelMPCAgent,
 )
-from gbp_agent.report import machine
+from gbp_agent.report import machine, write_text
 from gbp_agent.world_model import LatentWorldModel, join
 
 # What each environment is meant to reach on one core: steps per second with obs_type="state", and
@@ -196,8 +196,7 @@ def main(args: Args) -> None:
         )
 
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_text(args.json, json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from gbp_agent import GoalObjective, MPCConfig, PatchConfig, PatchWorldModel, Wo
 from gbp_agent.networks import initialize
 from gbp_agent.planners.common import cost_and_gradient, evaluate
 from gbp_agent.precision import Precision
-from gbp_agent.report import machine
+from gbp_agent.report import machine, write_text
 
 
 @dataclass
@@ -135,8 +135,7 @@ def main(args: Args) -> None:
     figures["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\npeak memory of this process: {figures['peak_gib']:.1f} GiB")
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_text(args.json, json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

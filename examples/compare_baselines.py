@@ -32,6 +32,7 @@ from gbp_agent import (
     pretrained_names,
     wilson_interval,
 )
+from gbp_agent.report import short_number
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -155,7 +156,8 @@ def table(found: dict[Row, EvaluationReport]) -> Iterator[str]:
         yield (
             f"| {TITLES[row.task]} | {row.name} | {row.sees} "
             f"| {100 * report.success_rate:.1f} ({100 * low:.0f}–{100 * high:.0f}) "
-            f"| {len(report.episodes)} | {row.env_steps:,} | {report.planning.median_ms:.3g} |"
+            f"| {len(report.episodes)} | {row.env_steps:,} "
+            f"| {short_number(report.planning.median_ms)} |"
         )
 
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from gbp_agent import EvaluationReport, mcnemar, wilson_interval
+from gbp_agent.report import write_text
 
 matplotlib.use("Agg")
 MODELS = ("base", "offline", "multi-step", "online", "adversarial", "online+adversarial")
@@ -54,11 +55,8 @@ def draw(out: Path) -> None:
 
 
 def write(file: Path, text: str) -> None:
-    """Under a temporary name first."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(file)
+    """A file of lines, under a temporary name first."""
+    write_text(file, text + "\n")
 
 
 # The table ---------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ class EvaluationReport:
             str(len(self.episodes)),
             f"{self.success_rate:.1%} ({100 * low:.1f}–{100 * high:.1f})",
             _number(self.steps_to_success),
-            f"{_short_number(plan.median_ms)} ({_short_number(plan.p95_ms)})",
+            f"{short_number(plan.median_ms)} ({short_number(plan.p95_ms)})",
             _number(plan.batch_size),
             _number(plan.evaluations),
             _number(plan.gradient_steps),
@@ -171,8 +171,8 @@ class EvaluationReport:
             f"{self.agent} on {self.env_id}: success {self.successes} of {len(self.episodes)} = "
             f"{self.success_rate:.1%} (95 % interval {100 * low:.1f}–{100 * high:.1f}), "
             f"{_number(self.steps_to_success)} steps to success, "
-            f"{_short_number(plan.median_ms)} ms per decision "
-            f"(95th percentile {_short_number(plan.p95_ms)}, "
+            f"{short_number(plan.median_ms)} ms per decision "
+            f"(95th percentile {short_number(plan.p95_ms)}, "
             f"{_number(plan.batch_size)} planned together)"
         )
 
@@ -234,7 +234,7 @@ def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:g}"
 
 
-def _short_number(value: float) -> str:
+def short_number(value: float) -> str:
     """Three digits that count: 0.00147, 885, 1,380."""
     return f"{float(f'{value:.3g}'):,g}"
 
