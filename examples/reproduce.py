@@ -45,6 +45,7 @@ from gbp_agent import (
     Planner,
     TrajectoryDataset,
     WorldModelMPCAgent,
+    bootstrap_interval,
     collect,
     evaluate,
     finetune,
@@ -332,8 +333,7 @@ def make_cards(args: Args, task: str) -> None:
 def spread(values: torch.Tensor) -> dict[str, float]:
     """Mean with its bootstrap 95 % interval, and median, of values (N,)."""
     array = values.double().cpu().numpy()
-    resampled = np.random.default_rng(0).choice(array, (1000, len(array))).mean(1)
-    low, high = np.quantile(resampled, (0.025, 0.975))
+    low, high = bootstrap_interval(array)
     found = {"mean": array.mean(), "low": low, "high": high, "median": np.median(array)}
     return {key: float(f"{value:.6g}") for key, value in found.items()}
 

@@ -6,7 +6,7 @@ action = agent.act(observation)
 
 from ._version import __version__
 from .agent import MPCConfig, WorldModelMPCAgent
-from .baselines import CloningAgent, RandomAgent, baseline_names, load_baseline
+from .baselines import CloningAgent, NoOpAgent, RandomAgent, baseline_names, load_baseline
 from .checkpoint import load_checkpoint, pretrained_names, save_checkpoint
 from .clips import EpisodeRecorder
 from .compact import CompactConfig, CompactWorldModel
@@ -27,7 +27,8 @@ from .planners import (
     MPPIConfig,
     MPPIPlanner,
 )
-from .report import EvaluationReport, mcnemar, wilson_interval
+from .report import EvaluationReport, mcnemar
+from .statistics import bootstrap_interval, wilson_interval
 from .training import (
     AdversarialConfig,
     CloningConfig,
@@ -70,6 +71,7 @@ __all__ = [
     "MPPIConfig",
     "MPPIPlanner",
     "Objective",
+    "NoOpAgent",
     "ObservationKeys",
     "OnlineConfig",
     "PatchConfig",
@@ -89,6 +91,7 @@ __all__ = [
     "WorldModelMPCAgent",
     "__version__",
     "baseline_names",
+    "bootstrap_interval",
     "clone",
     "collect",
     "evaluate",

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 from tqdm import tqdm
 
 from ._version import __version__
@@ -39,7 +40,7 @@ class Agent(Protocol):
 
 def evaluate(
     agent: Agent,
-    env_id: str,
+    env_id: str | EnvSpec,
     episodes: int = 200,
     seed: int = 0,
     num_envs: int = 50,
@@ -56,7 +57,8 @@ def evaluate(
 
     Args:
         agent: ours, a Stable-Baselines3 model, `RandomAgent`, or any other with `predict`.
-        env_id: a registered id.
+        env_id: a registered id, or the spec of an env, such as `env.spec`, which knows the wrappers
+            that it was made with; the report names the id alone.
         num_envs: envs played at once, in one process; the agent decides for all of them in one
             batch. Milliseconds per decision depend on it.
         video: an mp4 file of the first few episodes, played again for it after the figures are
@@ -65,25 +67,32 @@ def evaluate(
         env_kwargs: passed to `gymnasium.make`, e.g. `max_episode_steps=25`.
 
     Raises:
-        ValueError: bad counts, or the agent's model is for another env.
+        ValueError: bad counts, the agent's model is for another env, or a recorder for an env of
+            wrappers that its id does not have.
     """
-    _check(agent, env_id, episodes, seed, num_envs)
+    spec = gym.spec(env_id) if isinstance(env_id, str) else env_id
+    _check(agent, spec.id, episodes, seed, num_envs)
+    if recorder is not None and spec.additional_wrappers:
+        raise ValueError(
+            f"clips are played in {spec.id} without the wrappers of the spec; register the wrapped "
+            "env under an id of its own, or give no recorder"
+        )
     begun = time.perf_counter()
     seeds = range(EVALUATION_SEEDS_BEGIN + seed, EVALUATION_SEEDS_BEGIN + seed + episodes)
     meter = _Meter(agent)
     with ExitStack() as stack:
-        bar = tqdm(total=episodes, desc=env_id, unit="episode", disable=not progress)
+        bar = tqdm(total=episodes, desc=spec.id, unit="episode", disable=not progress)
         stack.enter_context(bar)
-        envs = [gym.make(env_id, **env_kwargs) for _ in range(min(num_envs, episodes))]
+        envs = [gym.make(spec, **env_kwargs) for _ in range(min(num_envs, episodes))]
         rows = [_Row(stack.enter_context(env)) for env in envs]
         played = _play(meter, rows, iter(seeds), bar, recorder or EpisodeRecorder(0))
     seconds = time.perf_counter() - begun
     if video is not None:
-        record_episodes(agent, env_id, seeds[:VIDEO_EPISODES], video, **env_kwargs)
+        record_episodes(agent, spec, seeds[:VIDEO_EPISODES], video, **env_kwargs)
     settings = getattr(agent, "settings", None)
     return EvaluationReport(
         agent=type(agent).__name__,
-        env_id=env_id,
+        env_id=spec.id,
         env_kwargs=env_kwargs,
         seed=seed,
         num_envs=len(rows),

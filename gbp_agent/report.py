@@ -15,9 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from .statistics import bootstrap_interval, wilson_interval
+
 COLUMNS = (
     "environment", "agent", "episodes", "success (95 % interval)", "steps to success",
-    "ms per decision, median (p95)", "planned together", "roll-outs", "gradient steps",
+    "final distance (95 % interval)", "ms per decision, median (p95)", "planned together",
+    "roll-outs", "gradient steps",
 )  # fmt: skip
 
 
@@ -102,15 +105,29 @@ class EvaluationReport:
         steps = [episode.steps for episode in self.episodes if episode.success]
         return float(np.median(steps)) if steps else math.nan
 
+    @property
+    def mean_distance(self) -> float:
+        """From the goal at the end of an episode, in the env's own measure; NaN if it has none."""
+        return float(np.mean([episode.distance for episode in self.episodes]))
+
+    @property
+    def distance_interval(self) -> tuple[float, float]:
+        """Bootstrap 95 % interval of the mean distance; NaN where there is none."""
+        return bootstrap_interval([episode.distance for episode in self.episodes])
+
     def summary(self) -> dict[str, Any]:
         """The figures of a table's row, as JSON values."""
         low, high = self.interval
+        nearest, farthest = self.distance_interval
         return {
             "episodes": len(self.episodes),
             "success_rate": self.success_rate,
             "success_low": low,
             "success_high": high,
             "steps_to_success": self.steps_to_success,
+            "mean_distance": self.mean_distance,
+            "distance_low": nearest,
+            "distance_high": farthest,
             **asdict(self.planning),
         }
 
@@ -149,11 +166,18 @@ class EvaluationReport:
             str(len(self.episodes)),
             f"{self.success_rate:.1%} ({100 * low:.1f}–{100 * high:.1f})",
             _number(self.steps_to_success),
+            self._distance_in_words(),
             f"{short_number(plan.median_ms)} ({short_number(plan.p95_ms)})",
             _number(plan.batch_size),
             _number(plan.evaluations),
             _number(plan.gradient_steps),
         )
+
+    def _distance_in_words(self) -> str:
+        if math.isnan(self.mean_distance):
+            return "–"
+        low, high = map(short_number, self.distance_interval)
+        return f"{short_number(self.mean_distance)} ({low}–{high})"
 
     @staticmethod
     def markdown_header() -> str:
@@ -175,23 +199,6 @@ class EvaluationReport:
             f"(95th percentile {short_number(plan.p95_ms)}, "
             f"{_number(plan.batch_size)} planned together)"
         )
-
-
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval (low, high) of a success rate, each 0…1.
-
-    Raises ValueError unless 0 ≤ successes ≤ n and n ≥ 1.
-    """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"expected 0 ≤ successes ≤ n with n ≥ 1, got {successes} and {n}")
-    z = 1.959963984540054
-    share = successes / n
-    center = share + z * z / (2 * n)
-    margin = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    # The interval holds the share itself, whatever rounding does.
-    low, high = (center - margin) / scale, (center + margin) / scale
-    return max(0.0, min(low, share)), min(1.0, max(high, share))
 
 
 class McNemar(NamedTuple):

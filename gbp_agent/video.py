@@ -13,6 +13,7 @@ import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 
 from .types import Latent, Plan
 
@@ -36,7 +37,7 @@ class Film(NamedTuple):
 
 
 def record_episodes(
-    agent: Any, env_id: str, seeds: Iterable[int], path: str | Path, **env_kwargs: Any
+    agent: Any, env_id: str | EnvSpec, seeds: Iterable[int], path: str | Path, **env_kwargs: Any
 ) -> list[bool]:
     """Play one episode per seed and write them, one after the other, into one mp4.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gbp_envs  # noqa: F401  (registers gbp/…)
 import pytest
@@ -24,8 +24,29 @@ from gbp_agent import (
 from gbp_agent.networks import initialize
 from gbp_agent.world_model import LatentWorldModel
 
-# proprioception, bound of the action space
-ENVS = {"gbp/PushT-v0": (4, 1.0), "gbp/PointMaze-v0": (4, 1.0), "gbp/Wall-v0": (2, 2.0)}
+
+
+class Shape(NamedTuple):
+    """Of an environment: numbers of proprioception and action, bound of the action space."""
+
+    proprio: int
+    actions: int
+    bound: float
+
+    @property
+    def action_box(self) -> dict[str, tuple[float, ...]]:
+        """Keywords of a model's config."""
+        high = (self.bound,) * self.actions
+        return {"action_low": tuple(-v for v in high), "action_high": high}
+
+
+ENVS = {
+    "gbp/PushT-v0": Shape(4, 2, 1.0),
+    "gbp/PointMaze-v0": Shape(4, 2, 1.0),
+    "gbp/Wall-v0": Shape(2, 2, 2.0),
+    "gbp/Rope-v0": Shape(1, 4, 1.0),
+    "gbp/Granular-v0": Shape(1, 4, 1.0),
+}
 SIZE = 16
 FAMILIES = ("compact", "patch")
 
@@ -40,13 +61,13 @@ def make_model() -> Callable[..., CompactWorldModel]:
     """A random model of an env, tiny, whose predictions do depend on the actions."""
 
     def make(env_id: str = "gbp/Wall-v0", seed: int = 0, **changes: Any) -> CompactWorldModel:
-        proprio, bound = ENVS[env_id]
+        about = ENVS[env_id]
         shape = {
             "image_size": SIZE, "frameskip": 2, "latent_dim": 4, "encoder_width": 2,
             "keypoints": 4, "predictor_width": 8, "predictor_depth": 1, "decoder_width": 2,
             "proposals": 3, "proposal_steps": 6,
         }  # fmt: skip
-        config = CompactConfig(env_id, proprio, (-bound,) * 2, (bound,) * 2, **{**shape, **changes})
+        config = CompactConfig(env_id, about.proprio, **about.action_box, **{**shape, **changes})
         model = CompactWorldModel(config)
         generator = torch.Generator().manual_seed(seed)
         torch.nn.init.normal_(model.predictor.output.weight, generator=generator)
@@ -62,7 +83,7 @@ def make_patch_model() -> Callable[..., PatchWorldModel]:
     """A random model of an env with 4 patch tokens of 8 numbers, tiny."""
 
     def make(env_id: str = "gbp/Wall-v0", seed: int = 0, **changes: Any) -> PatchWorldModel:
-        proprio, bound = ENVS[env_id]
+        about = ENVS[env_id]
         shape: dict[str, Any] = {
             "image_size": SIZE, "frameskip": 2, "history": 1, "encoder": "vit_tiny_patch16_224",
             "encoder_size": SIZE, "proprio_width": 3, "action_width": 3, "depth": 2, "heads": 2,
@@ -70,7 +91,7 @@ def make_patch_model() -> Callable[..., PatchWorldModel]:
             "head_width": 4, "mlp_width": 16, "decoder_width": 4, "proposals": 3,
             "proposal_steps": 6,
         }  # fmt: skip
-        config = PatchConfig(env_id, proprio, (-bound,) * 2, (bound,) * 2, **{**shape, **changes})
+        config = PatchConfig(env_id, about.proprio, **about.action_box, **{**shape, **changes})
         model = PatchWorldModel(config)
         generator = torch.Generator().manual_seed(seed)
         if model.predictor.change is not None:

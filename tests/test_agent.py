@@ -61,7 +61,7 @@ def observations(rows: int | None, env_id: str = "gbp/Wall-v0", seed: int = 0) -
     """Random observations, all different; a single one where rows is None."""
     random = np.random.default_rng(seed)
     lead = () if rows is None else (rows,)
-    proprio = ENVS[env_id][0]
+    proprio = ENVS[env_id].proprio
     return {
         f"{prefix}{key}": value
         for prefix in ("", "goal_")

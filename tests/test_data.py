@@ -91,7 +91,7 @@ def test_actions_lead_from_state_to_state(env_id: str, tmp_path: Path) -> None:
                 assert np.array_equal(info["state"], episode["state"][step])
                 observation, _, _, _, info = env.step(episode["action"][step])
     assert dataset.metadata["env_id"] == env_id
-    assert dataset.metadata["action_high"] == [ENVS[env_id][1]] * 2
+    assert dataset.metadata["action_high"] == list(ENVS[env_id].action_box["action_high"])
 
 
 def test_a_killed_collection_goes_on(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from gbp_agent import (
     EVALUATION_SEEDS_BEGIN,
     EvaluationReport,
     MPCConfig,
+    NoOpAgent,
     RandomAgent,
+    bootstrap_interval,
     evaluate,
     mcnemar,
     record_episode,
@@ -245,6 +247,17 @@ def test_from_json_refuses_other_files(tmp_path: Any) -> None:
         EvaluationReport.from_json(tmp_path / "other.json")
 
 
+def test_bootstrap_interval() -> None:
+    values = np.random.default_rng(1).normal(5.0, 2.0, 400)
+    low, high = bootstrap_interval(values)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    assert bootstrap_interval([3.0, 3.0]) == (3.0, 3.0)
+    for bad in ([], [[1.0]]):
+        with pytest.raises(ValueError, match="expected values"):
+            bootstrap_interval(bad)
+
+
 def test_markdown_columns_agree() -> None:
     report = evaluate(Counter(), "Countdown-v0", 5, progress=False)
     header, rule = EvaluationReport.markdown_header().split("\n")
@@ -268,6 +281,17 @@ def test_random_agent_fills_the_action_space() -> None:
     assert np.array_equal(
         RandomAgent.for_env("gbp/Wall-v0", seed=3).predict(observation)[0], single
     )
+
+
+def test_no_op_agent_leaves_things_as_they_are() -> None:
+    agent = NoOpAgent.for_env("gbp/Rope-v0")
+    report = evaluate(agent, "gbp/Rope-v0", 2, num_envs=2, progress=False)
+    for episode in report.episodes:
+        with gym.make("gbp/Rope-v0") as env:
+            _, info = env.reset(seed=episode.seed)
+        assert not episode.success
+        assert (episode.steps, episode.distance) == (20, info["distance"])
+    assert report.mean_distance == np.mean([e.distance for e in report.episodes])
 
 
 def test_random_agent_refuses_unbounded_actions() -> None:

@@ -1,4 +1,4 @@
-"""The agent that everything has to beat."""
+"""The agents that everything has to beat."""
 
 from __future__ import annotations
 
@@ -51,6 +51,16 @@ class RandomAgent:
         single = np.ndim(value) == len(space.shape or ())
         low, high = self.action_space.low, self.action_space.high
         shape = low.shape if single else (len(value), *low.shape)
-        action = self._random.uniform(low, high, shape)
         # Rounding to float32 may step over a bound.
-        return np.clip(action.astype(self.action_space.dtype), low, high), None
+        return np.clip(self._draw(shape).astype(self.action_space.dtype), low, high), None
+
+    def _draw(self, shape: tuple[int, ...]) -> np.ndarray:
+        return self._random.uniform(self.action_space.low, self.action_space.high, shape)
+
+
+class NoOpAgent(RandomAgent):
+    """Acts zeros, or the bound next to zero: in our environments it does nothing, so that a final
+    distance to compare with is the first one. Arguments as for RandomAgent; `seed` is unused."""
+
+    def _draw(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.zeros(shape)
