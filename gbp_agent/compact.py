@@ -1,8 +1,8 @@
 """The compact world model: one latent vector per frame, trained end to end from pixels.
 
-encode  pixels → ConvEncoder → visual latent (1 token); proprioception → z-scores
+encode  pixels → ConvEncoder or LinearEncoder → visual latent (1 token); proprioception → z-scores
 rollout T latents and model actions → MLPPredictor → the next latent, H times
-decode  visual latent → ConvDecoder → a picture, for people
+decode  visual latent → ConvDecoder or LinearDecoder → a picture, for people
 
 Family: LeWorldModel (arXiv 2603.19312) and PLDM, with the contract of DINO-WM (arXiv 2411.04983).
 """
@@ -10,13 +10,16 @@ Family: LeWorldModel (arXiv 2603.19312) and PLDM, with the contract of DINO-WM (
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
-from .networks import ConvDecoder, ConvEncoder
+from .networks import ConvDecoder, ConvEncoder, LinearDecoder, LinearEncoder
 from .normalize import ActionNormalizer, Standardizer
 from .types import Latent
 from .vector import VectorConfig, VectorWorldModel
+
+ENCODERS = ("keypoints", "linear")
 
 
 @dataclass(frozen=True)
@@ -24,16 +27,25 @@ class CompactConfig(VectorConfig):
     """Shape of a compact world model; VectorConfig has the rest.
 
     latent_dim: D, width of the visual latent.
+    encoder: "keypoints" is ConvEncoder, which says where each thing is, with ConvDecoder; "linear"
+    is LinearEncoder, which says how full each part of the picture is, with LinearDecoder; the
+    options below are for the former alone.
     encoder_width, keypoints: see ConvEncoder.
     decoder_width: see ConvDecoder. decoder_proprio: whether it is given the proprioception, so that
     the visual latent can be of everything else.
     """
 
     latent_dim: int = 32
+    encoder: Literal["keypoints", "linear"] = "keypoints"
     encoder_width: int = 24
     keypoints: int = 32
     decoder_width: int = 16
     decoder_proprio: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.encoder not in ENCODERS:
+            raise ValueError(f"unknown encoder {self.encoder!r}; known: {', '.join(ENCODERS)}")
 
 
 class CompactWorldModel(VectorWorldModel):
@@ -41,8 +53,8 @@ class CompactWorldModel(VectorWorldModel):
     as for LatentWorldModel."""
 
     config: CompactConfig
-    encoder: ConvEncoder
-    decoder: ConvDecoder
+    encoder: ConvEncoder | LinearEncoder
+    decoder: ConvDecoder | LinearDecoder
 
     def __init__(
         self,
@@ -50,22 +62,24 @@ class CompactWorldModel(VectorWorldModel):
         action_normalizer: ActionNormalizer | None = None,
         proprio_normalizer: Standardizer | None = None,
     ):
+        size, width = config.image_size, config.latent_dim
+        encoder: ConvEncoder | LinearEncoder
+        decoder: ConvDecoder | LinearDecoder
+        if config.encoder == "linear":
+            encoder, decoder = LinearEncoder(size, width), LinearDecoder(size, width)
+        else:
+            encoder = ConvEncoder(size, width, config.encoder_width, config.keypoints)
+            sensed = config.proprio_dim if config.decoder_proprio else 0
+            decoder = ConvDecoder(size, width, sensed, config.decoder_width)
         super().__init__(
             config,
             action_normalizer,
             proprio_normalizer,
-            encoder=ConvEncoder(
-                config.image_size, config.latent_dim, config.encoder_width, config.keypoints
-            ),
-            predictor=config.predictor(config.latent_dim + config.proprio_dim),
-            decoder=ConvDecoder(
-                config.image_size,
-                config.latent_dim,
-                config.proprio_dim if config.decoder_proprio else 0,
-                config.decoder_width,
-            ),
+            encoder=encoder,
+            predictor=config.predictor(width + config.proprio_dim),
+            decoder=decoder,
             tokens=1,
-            token_width=config.latent_dim,
+            token_width=width,
             proprio_width=config.proprio_dim,
         )
 

@@ -25,7 +25,6 @@ from gbp_agent.networks import initialize
 from gbp_agent.world_model import LatentWorldModel
 
 
-
 class Shape(NamedTuple):
     """Of an environment: numbers of proprioception and action, bound of the action space."""
 

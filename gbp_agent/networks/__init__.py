@@ -1,7 +1,7 @@
 """nn.Modules only: what maps pictures to latents, latents to latents, latents to pictures."""
 
-from .decoder import ConvDecoder
-from .encoder import ConvEncoder
+from .decoder import ConvDecoder, LinearDecoder
+from .encoder import ConvEncoder, LinearEncoder
 from .initialize import initialize
 from .initializer import PlanInitializer
 from .predictor import MLPPredictor
@@ -10,6 +10,8 @@ from .vit import PatchDecoder, PatchEncoder, PatchPredictor
 __all__ = [
     "ConvDecoder",
     "ConvEncoder",
+    "LinearDecoder",
+    "LinearEncoder",
     "MLPPredictor",
     "PatchDecoder",
     "PatchEncoder",

@@ -6,7 +6,23 @@ import torch
 from torch import Tensor, nn
 
 
-class ConvDecoder(nn.Module):
+class _Decoder(nn.Module):
+    """What decoders have in common."""
+
+    def forward(self, visual: Tensor, proprio: Tensor) -> Tensor:
+        """Latents (N, D) and (N, E) → darkness per channel (N, 3, S, S), 0 white to 1 black, not
+        clipped."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def to_pixels(self, visual: Tensor, proprio: Tensor) -> Tensor:
+        """Latents (..., D) and (..., E) → pixels (..., S, S, 3) uint8."""
+        darkness = self(visual.flatten(0, -2), proprio.flatten(0, -2)).clamp(0, 1)
+        pixels = (255 * (1 - darkness)).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return pixels.unflatten(0, visual.shape[:-1])
+
+
+class ConvDecoder(_Decoder):
     """One latent vector and the proprioception → a picture.
 
     Where the proprioception is given (proprio_dim > 0), the visual latent need not repeat it.
@@ -38,15 +54,24 @@ class ConvDecoder(nn.Module):
         )
 
     def forward(self, visual: Tensor, proprio: Tensor) -> Tensor:
-        """Latents (N, D) and (N, E) → darkness per channel (N, 3, S, S), 0 white to 1 black, not
-        clipped."""
         maps = self.spread(self.entry(torch.cat([visual, proprio[:, : self.proprio_dim]], -1)))
         pictures: Tensor = self.upsample(maps.unflatten(1, (-1, self.side, self.side)))
         return pictures
 
-    @torch.no_grad()
-    def to_pixels(self, visual: Tensor, proprio: Tensor) -> Tensor:
-        """Latents (..., D) and (..., E) → pixels (..., S, S, 3) uint8."""
-        darkness = self(visual.flatten(0, -2), proprio.flatten(0, -2)).clamp(0, 1)
-        pixels = (255 * (1 - darkness)).round().to(torch.uint8).permute(0, 2, 3, 1)
-        return pixels.unflatten(0, visual.shape[:-1])
+
+class LinearDecoder(_Decoder):
+    """A linear map from one latent vector to a picture.
+
+    Args:
+        image_size: S.
+        latent_dim: D.
+    """
+
+    def __init__(self, image_size: int, latent_dim: int):
+        super().__init__()
+        self.side = image_size
+        self.entry = nn.Linear(latent_dim, 3 * image_size**2)
+
+    def forward(self, visual: Tensor, proprio: Tensor) -> Tensor:
+        pictures: Tensor = self.entry(visual).unflatten(1, (3, self.side, self.side))
+        return pictures

@@ -47,12 +47,33 @@ class ConvEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (N, S, S, 3) uint8 → latents (N, D) float."""
-        dtype = self.head.weight.dtype
-        # White is zero, so that an even ground gives an even feature map.
-        picture = 1.0 - pixels.permute(0, 3, 1, 2).to(dtype) / 255.0
-        maps = self.features(picture)
-        maps = self.norm(maps.float())
+        maps = self.norm(self.features(_darkness(pixels, self.head.weight.dtype)).float())
         share = F.softmax(maps.flatten(2) * self.sharpness, dim=-1).unflatten(2, maps.shape[2:])
         x = (share.sum(2) * self.grid).sum(-1)
         y = (share.sum(3) * self.grid).sum(-1)
         return self.head(torch.cat([x, y], dim=-1))
+
+
+class LinearEncoder(nn.Module):
+    """A linear map of the picture, in greys: for many like things, of which none has a place of
+    its own, how full each part of the picture is.
+
+    Args:
+        image_size: S.
+        latent_dim: D.
+    """
+
+    def __init__(self, image_size: int, latent_dim: int):
+        super().__init__()
+        self.head = nn.Linear(image_size**2, latent_dim)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels (N, S, S, 3) uint8 → latents (N, D) float."""
+        latents: Tensor = self.head(_darkness(pixels, self.head.weight.dtype).mean(1).flatten(1))
+        return latents
+
+
+def _darkness(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pixels (N, S, S, 3) uint8 → (N, 3, S, S), where white is zero, so that an even ground gives
+    an even feature map."""
+    return 1.0 - pixels.permute(0, 3, 1, 2).to(dtype) / 255.0

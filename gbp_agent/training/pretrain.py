@@ -1,6 +1,7 @@
 """Pre-training of a compact world model: from a dataset folder to a checkpoint folder.
 
 1. representation  encoder and decoder, on pixels                       representation.py
+                   (a linear encoder: principal.py)
 2. latents         standardised; the whole dataset is encoded once      data/latents.py
 3. dynamics        the predictor, on cached latents                     dynamics.py
 4. initializer     first guesses of plans, on cached latents            initializer.py
@@ -32,6 +33,7 @@ from ..world_model import WorldModelConfig
 from .cards import model_card
 from .dynamics import DynamicsConfig, train_dynamics
 from .initializer import InitializerConfig, train_initializer
+from .principal import fit_principal_components
 from .representation import RepresentationConfig, train_representation
 from .run import as_json, claim, report
 
@@ -84,7 +86,11 @@ def pretrain(config: PretrainConfig) -> VectorWorldModel:
     bfloat16 = uses_bfloat16(config.precision, config.device)
     how = (config.out, config.seed, bfloat16, config.progress)
     if isinstance(model, CompactWorldModel):
-        train_representation(model, dataset, training, config.representation, *how)
+        if model.config.encoder == "linear":
+            blur = config.representation.blur
+            fit_principal_components(model, dataset, training, blur, config.progress)
+        else:
+            train_representation(model, dataset, training, config.representation, *how)
         sample = dataset_sample(training, 200)
         standardize_latents(model, dataset, sample, config.whitening)
     latents = LatentDataset.encode(model, dataset, config.out / "latents.npy", config.progress)

@@ -21,6 +21,8 @@ from .loop import LoopConfig, optimize
 class RepresentationConfig:
     """Options of the first phase.
 
+    blur: ≥ 0, for a linear encoder, which is fitted at once; see principal.py. The others are for
+    an encoder that is trained.
     windows: windows in a batch; frames: frames of a window, one model step apart, ≥ 2
     (straightening needs 3).
     The loss is the sum of these, each times its weight:
@@ -41,8 +43,11 @@ class RepresentationConfig:
     covariance: float = 0.0
     sigreg: float = 0.0
     straightening: float = 0.0
+    blur: float = 4.0
 
     def __post_init__(self) -> None:
+        if self.blur < 0:
+            raise ValueError(f"blur must be at least 0, got {self.blur}")
         least = 3 if self.straightening else 2
         if self.frames < least:
             raise ValueError(f"frames must be at least {least}, got {self.frames}")

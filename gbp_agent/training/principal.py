@@ -1,0 +1,86 @@
+"""First phase of pre-training for a linear encoder: principal components of blurred pictures.
+
+Two blurred pictures of the same things differ the more, the further the things are apart, up to the
+blur's width; the components of greatest variance keep most of that difference in few numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..compact import CompactWorldModel
+from ..data import TrajectoryDataset
+
+FRAMES = 20_000  # that are looked at, at most
+AT_ONCE = 50  # episodes in memory
+RIDGE = 1e-4  # of the decoder's regression, in variances of the last component
+
+
+@torch.no_grad()
+def fit_principal_components(
+    model: CompactWorldModel, dataset: TrajectoryDataset, episodes: np.ndarray, blur: float,
+    progress: bool = True,
+) -> None:  # fmt: skip
+    """Set the linear encoder and decoder in place, from at most FRAMES frames of these episodes.
+
+    blur: standard deviation of the Gaussian, px. The decoder is the linear regression of the
+    pictures, not blurred, on the latents. The latents are neither centred nor scaled.
+    """
+    size, width = model.config.image_size, model.config.latent_dim
+    smooth = gaussian_blur(size, blur)
+    stride = max(1, -(-dataset.frames // FRAMES))
+    blurred, pictures = [], []
+    chunks = [episodes[i : i + AT_ONCE] for i in range(0, len(episodes), AT_ONCE)]
+    for chunk in tqdm(chunks, desc="principal components", disable=not progress):
+        frames = torch.from_numpy(dataset.array("pixels", chunk)[::stride])
+        darkness = 1.0 - frames.permute(0, 3, 1, 2).float() / 255.0
+        blurred.append((smooth @ darkness.mean(1) @ smooth.T).flatten(1))
+        pictures.append(frames)
+    rows = torch.cat(blurred)
+    if len(rows) <= width:
+        raise ValueError(
+            f"{len(rows)} frames have fewer than {width} principal components; collect more "
+            "episodes or give a smaller latent_dim"
+        )
+    covariance = torch.cov(rows.T)
+    _, basis = torch.linalg.eigh(covariance)
+    components = basis[:, -width:].flip(1).T  # (D, S²), of the blurred picture
+    latents = rows @ components.T
+    # Blurring is symmetric and linear, so that it can be done to the components instead.
+    grey = components.unflatten(1, (size, size))
+    encoder, decoder = model.encoder, model.decoder
+    encoder.head.weight.copy_((smooth.T @ grey @ smooth).flatten(1))
+    encoder.head.bias.zero_()
+    weight, bias = _regression(latents, torch.cat(pictures))
+    decoder.entry.weight.copy_(weight)
+    decoder.entry.bias.copy_(bias)
+
+
+def gaussian_blur(size: int, std: float) -> Tensor:
+    """The matrix (S, S) that blurs along one axis of a picture of S px, with white beyond its
+    edges; the identity for std = 0."""
+    place = torch.arange(size, dtype=torch.float32)
+    if std == 0:
+        return torch.eye(size)
+    weight = torch.exp(-0.5 * ((place[:, None] - place) / std).square())
+    return weight / (std * (2 * torch.pi) ** 0.5)
+
+
+def _regression(latents: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (3 S², D) and bias of the least-squares map from latents (N, D) to the darkness of
+    pictures (N, S, S, 3) uint8."""
+    mean = latents.mean(0)
+    centered = (latents - mean).double()
+    moments = centered.T @ centered
+    moments += RIDGE * moments.diagonal().min() * torch.eye(len(moments), dtype=torch.double)
+    products, total = 0.0, 0.0
+    for rows, frames in zip(centered.split(1000), pictures.split(1000), strict=True):
+        darkness = (1.0 - frames.permute(0, 3, 1, 2).float() / 255.0).flatten(1).double()
+        products = products + rows.T @ darkness
+        total = total + darkness.sum(0)
+    weight = torch.linalg.solve(moments, products).T
+    bias = total / len(pictures) - weight @ mean.double()
+    return weight.float(), bias.float()
