@@ -18,25 +18,39 @@ import gbp_envs  # noqa: F401  (registers gbp/…)
 import torch
 import tyro
 
-from gbp_agent import EvaluationReport, MPCConfig, RandomAgent, WorldModelMPCAgent, evaluate
+from gbp_agent import (
+    EvaluationReport,
+    MPCConfig,
+    NoOpAgent,
+    RandomAgent,
+    WorldModelMPCAgent,
+    evaluate,
+)
 from gbp_agent.clips import EpisodeRecorder, clips_again
 from gbp_agent.page import Section, write_page
 
 # The table: shipped model → environment, and what is compared on each of them.
-TASKS = {"pusht": "gbp/PushT-v0", "point_maze": "gbp/PointMaze-v0", "wall": "gbp/Wall-v0"}
+TASKS = {
+    "pusht": "gbp/PushT-v0",
+    "point_maze": "gbp/PointMaze-v0",
+    "wall": "gbp/Wall-v0",
+    "rope": "gbp/Rope-v0",
+}
+BLIND = {"random": RandomAgent, "no-op": NoOpAgent}
 ROWS = (
     ("gradient", False),
     ("cem", False),
     ("gradient", True),
     ("cem", True),
     ("random", False),
-)  # planner or "random", open loop
+    ("no-op", False),
+)  # planner or name in BLIND, open loop
 
 
 @dataclass
 class Args:
     agent: str = "pusht"
-    """A shipped model's name, a checkpoint folder, hf://owner/repo, or "random"."""
+    """A shipped model's name, a checkpoint folder, hf://owner/repo, "random" or "no-op"."""
     planner: str = "gradient"
     """gradient, cem, gradcem or mppi, with the settings that the checkpoint has for it."""
     env_id: str | None = None
@@ -86,14 +100,14 @@ def evaluate_one(args: Args, name: str = "") -> Section:
 
 def make_agent(args: Args) -> tuple[Any, str, str, int]:
     """The agent that `args` says, its environment, a label for it, and the steps of its plans."""
-    if args.agent != "random":
+    if args.agent not in BLIND:
         agent = load_agent(args)
         label = f"{args.planner} {'open loop' if args.open_loop else 'MPC'}"
         plan_steps = agent.config.horizon * agent.model.config.frameskip
         return agent, args.env_id or agent.model.config.env_id, label, plan_steps
     if args.env_id is None:
-        raise SystemExit('agent "random" knows no environment; give --env-id')
-    return RandomAgent.for_env(args.env_id), args.env_id, "random", 25
+        raise SystemExit(f'agent "{args.agent}" knows no environment; give --env-id')
+    return BLIND[args.agent].for_env(args.env_id), args.env_id, args.agent, 25
 
 
 def load_agent(args: Args) -> WorldModelMPCAgent:
@@ -107,8 +121,8 @@ def load_agent(args: Args) -> WorldModelMPCAgent:
 
 
 def name_of(args: Args, report: EvaluationReport) -> str:
-    """Names the files: the model, or the environment of the random agent, and the label."""
-    source = Path(args.agent).name if args.agent != "random" else report.env_id.split("/")[-1]
+    """Names the files: the model, or the environment of a blind agent, and the label."""
+    source = Path(args.agent).name if args.agent not in BLIND else report.env_id.split("/")[-1]
     source = Path(args.agent).parent.name if source == "checkpoint" else source
     return f"{source}-{report.agent.replace(' ', '-')}".lower()
 
@@ -125,7 +139,7 @@ def table(args: Args) -> list[Section]:
     for task, env_id in TASKS.items():
         for planner, open_loop in ROWS:
             name = f"{task}-{planner}{'-open-loop' if open_loop else ''}"
-            agent = "random" if planner == "random" else task
+            agent = planner if planner in BLIND else task
             one = replace(
                 args, agent=agent, planner=planner, env_id=env_id, open_loop=open_loop,
                 execute=None, video=None,

@@ -59,12 +59,31 @@ TASKS: dict[str, dict[str, Any]] = {
             "planners": {"gradient": {"steps": 20, "restarts": 4, "learning_rate": 0.1}},
         },
     },
+    # Random goals are drawn at once; goals are not used in collecting.
+    "rope": {
+        "data": {"env_id": "gbp/Rope-v0", "episodes": 4000, "steps": 30, "goal_mode": "random"},
+        "model": {
+            "frameskip": 1,
+            "encoder": "linear",
+            "latent_dim": 64,
+            "proposals": 2048,
+            "proposal_steps": 5,
+            "initializer_width": 256,
+        },
+        "representation": RepresentationConfig(blur=4.0),
+        "dynamics": DynamicsConfig(steps=6000, horizon=2),
+        "planning": {
+            "mpc": {"precision": "auto"},
+            "objective": {"frames": "all", "base": 2.0, "proprio_weight": 0.0},
+            "planners": {"gradient": {"steps": 30, "restarts": 4}},
+        },
+    },
 }
 
 
 @dataclass
 class Args:
-    task: Literal["pusht", "point_maze", "wall"] = "pusht"
+    task: Literal["pusht", "point_maze", "wall", "rope"] = "pusht"
     """Which environment, with the settings in TASKS of this file."""
     data: Path | None = None
     """Dataset folder, collected if it is not there; data/TASK by default."""

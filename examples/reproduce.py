@@ -83,9 +83,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
             every=500, trajectories=160, goals="random", planner=CHEAP, proposals=128
         )
     },
+    "rope": {"online": OnlineConfig(every=500, trajectories=256, planner=CHEAP, proposals=128)},
 }
 # Not tuned yet.
-GRADIENT_DESCENT_RATE = {"pusht": 10.0, "point_maze": 10.0, "wall": 10.0}
+GRADIENT_DESCENT_RATE = {"pusht": 10.0, "point_maze": 10.0, "wall": 10.0, "rope": 10.0}
 GRID = (0.0, 0.05, 0.2, 0.5)  # of the ablations' radii
 ABLATION_EPISODES = 100
 CARD_HEADING = "## Closed-loop success"

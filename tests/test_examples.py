@@ -192,9 +192,10 @@ def test_table_goes_on_where_it_stopped(
     names = {path.stem for path in (tmp_path / "results").glob("*.json")}
     assert names == {
         "wall-gradient", "wall-cem", "wall-gradient-open-loop", "wall-cem-open-loop", "wall-random",
+        "wall-no-op",
     }  # fmt: skip
     assert [section.report.agent for section in sections] == [
-        "gradient MPC", "cem MPC", "gradient open loop", "cem open loop", "random",
+        "gradient MPC", "cem MPC", "gradient open loop", "cem open loop", "random", "no-op",
     ]  # fmt: skip
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "results").glob("*.json")}
     (tmp_path / "results" / "wall-cem.json").unlink()

@@ -16,21 +16,25 @@ from gbp_agent.types import CostFunction
 
 @dataclass(frozen=True)
 class GradCEMConfig(CEMConfig):
-    """Settings of `GradCEMPlanner`: those of `CEMConfig`, and how samples are refined.
+    """Settings of `GradCEMPlanner`: those of `CEMConfig`, with fewer samples and iterations, as each
+    of them costs several roll-outs; and how samples are refined.
 
     gradient_steps: ≥ 1, Adam steps of each sample before it is ranked.
-    learning_rate: > 0, of these steps.
+    learning_rate: > 0, of these steps; 0.3 is published, for more samples than the default here.
 
     Raises ValueError for a value outside these ranges.
     """
 
+    samples: int = 64
+    iterations: int = 10
+    elites: int = 8
     gradient_steps: int = 1
-    learning_rate: float = 0.3
+    learning_rate: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("gradient_steps", self.gradient_steps, 1, "give 1, or plan with 'cem'.")
-        check_number("learning_rate", self.learning_rate, "0.3 is usual.", above=0)
+        check_number("learning_rate", self.learning_rate, "0.1 is the default.", above=0)
 
 
 class GradCEMPlanner(CEMPlanner):
