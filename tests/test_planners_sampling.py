@@ -47,7 +47,7 @@ def test_gradcem_ranks_the_refined_samples() -> None:
         seen.append(actions.detach().clone())
         return (actions - 100).square().sum(dim=(-2, -1))
 
-    config = GradCEMConfig(samples=2, elites=2, iterations=1, gradient_steps=2)
+    config = GradCEMConfig(samples=2, elites=2, iterations=1, gradient_steps=2, learning_rate=0.3)
     run(GradCEMPlanner(config), cost, low=-200, high=200)
     drawn, _, refined, mean = seen
     torch.testing.assert_close(refined, drawn + 0.6, atol=1e-2, rtol=0)

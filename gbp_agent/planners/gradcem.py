@@ -16,8 +16,8 @@ from gbp_agent.types import CostFunction
 
 @dataclass(frozen=True)
 class GradCEMConfig(CEMConfig):
-    """Settings of `GradCEMPlanner`: those of `CEMConfig`, with fewer samples and iterations, as each
-    of them costs several roll-outs; and how samples are refined.
+    """Settings of `GradCEMPlanner`: those of `CEMConfig`, with fewer samples and iterations, as a
+    sample costs several roll-outs; and how samples are refined.
 
     gradient_steps: ≥ 1, Adam steps of each sample before it is ranked.
     learning_rate: > 0, of these steps; 0.3 is published, for more samples than the default here.
@@ -47,7 +47,7 @@ class GradCEMPlanner(CEMPlanner):
     Raises ValueError for arguments that do not fit together and for a cost that is not
     differentiable in the actions.
     Source: Bharadhwaj, Xie & Shkurti, Model-Predictive Control via Cross-Entropy and
-    Gradient-Based Optimization, arXiv 2004.08763; settings of arXiv 2512.09929.
+    Gradient-Based Optimization, arXiv 2004.08763.
     """
 
     config: GradCEMConfig
