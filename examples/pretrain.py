@@ -73,7 +73,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "representation": RepresentationConfig(blur=4.0),
         "dynamics": DynamicsConfig(steps=6000, horizon=2),
         "planning": {
-            "mpc": {"precision": "auto"},
+            "mpc": {"precision": "auto", "proposals": 512},
             "objective": {"frames": "all", "base": 2.0, "proprio_weight": 0.0},
             "planners": {"gradient": {"steps": 30, "restarts": 4}},
         },
