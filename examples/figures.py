@@ -139,18 +139,19 @@ def test_rows(cells: dict[tuple[str, str], EvaluationReport]) -> Iterator[str]:
 def card_rows(out: Path, task: str, model: str) -> Iterator[str]:
     """Markdown lines for a model card: every planner that the model was tried with."""
     yield "Held-out episodes, % with Wilson 95 % interval, and median milliseconds per decision.\n"
-    yield "| planner | success | ms | episodes | planned together | machine |"
-    yield "|---|---|---|---|---|---|"
+    far = task in JUDGED_BY_DISTANCE
+    heads = ["planner", "success", *["final distance"] * far, "ms", "episodes", "planned together"]
+    yield from (f"| {' | '.join([*heads, 'machine'])} |", "|---" * (len(heads) + 1) + "|")
     for planner, name in PLANNERS.items():
         for mode, words in MODES.items():
             file = out / "table" / f"{task}-{model}-{planner}-{mode}.json"
             if file.exists():
                 report = EvaluationReport.from_json(file)
                 plan = report.planning
-                yield (
-                    f"| {name}, {words} | {success(report)} | {plan.median_ms:.1f} "
-                    f"| {len(report.episodes)} | {plan.batch_size:g} | {report.machine} |"
-                )
+                cells = [f"{name}, {words}", success(report), *[distance(report)] * far]
+                cells += [f"{plan.median_ms:.1f}", f"{len(report.episodes)}"]
+                cells += [f"{plan.batch_size:g}", report.machine]
+                yield f"| {' | '.join(cells)} |"
     yield "\nMade by `python examples/reproduce.py`."
 
 

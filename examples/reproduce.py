@@ -83,7 +83,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
             every=500, trajectories=160, goals="random", planner=CHEAP, proposals=128
         )
     },
-    "rope": {"online": OnlineConfig(every=500, trajectories=256, planner=CHEAP, proposals=128)},
+    "rope": {
+        "steps": 3000,
+        "horizon": 2,
+        "online": OnlineConfig(
+            every=500, trajectories=256, model_steps=5, planner=CHEAP, proposals=128
+        ),
+    },
 }
 # Not tuned yet.
 GRADIENT_DESCENT_RATE = {"pusht": 10.0, "point_maze": 10.0, "wall": 10.0, "rope": 10.0}

@@ -42,7 +42,8 @@ Mean squared error of predicted latents relative to predicting no change, after 
 steps: {ratio}. Effective rank of the {what}: {rank:.1f} of {width}.
 """
 _COMPACT = """A compact latent world model: one vector of {latent_dim} numbers per frame of
-{image_size} px, beside the z-scored proprioception ({proprio_dim} numbers)"""
+{image_size} px{how}, beside the z-scored proprioception ({proprio_dim} numbers)"""
+_HOW = {"keypoints": "", "linear": " (principal components of the blurred picture)"}
 _STATE = "A world model of the state vector: its z-scores ({proprio_dim} numbers)"
 
 
@@ -56,11 +57,16 @@ def model_card(
     """Markdown from what pre-training knows; closed-loop success is added after evaluation."""
     shown = {k: v for k, v in settings.items() if k not in ("data", "out", "progress", "planning")}
     rows = "\n".join(f"| {name} | {error:.3g} |" for name, error in metrics["probe"].items())
-    compact = isinstance(config, CompactConfig)
+    if isinstance(config, CompactConfig):
+        kind = _COMPACT.format(how=_HOW[config.encoder], **vars(config))
+        what, width = "visual latent", config.latent_dim
+    else:
+        kind = _STATE.format(**vars(config))
+        what, width = "state", config.proprio_dim
     return front_matter(config.env_id) + _TEMPLATE.format(
-        kind=(_COMPACT if compact else _STATE).format(**vars(config)),
-        what="visual latent" if compact else "state",
-        width=config.latent_dim if isinstance(config, CompactConfig) else config.proprio_dim,
+        kind=kind,
+        what=what,
+        width=width,
         env_id=config.env_id,
         frameskip=config.frameskip,
         history=config.history,
