@@ -18,7 +18,9 @@ class MPCConfig:
     data (the action space bounds it as well). precision: of the roll-outs. "bf16" is several times
     faster on processors with matrix instructions for it, and slightly less exact; "auto" takes it
     there and "fp32" elsewhere. proposals: at most so many of the model's proposals are considered;
-    None takes all of them.
+    None takes all of them. checkpoint_activations: for long horizons of large models, where memory
+    runs out in gradient planning: backward computes every model step once more, instead of keeping
+    what was computed in it. It changes no number but the time of a gradient step.
     """
 
     horizon: int = 5
@@ -26,6 +28,7 @@ class MPCConfig:
     action_limit: float = 3.0
     precision: Precision = "fp32"
     proposals: int | None = None
+    checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
         if self.horizon < 1 or not 1 <= self.execute <= self.horizon:
@@ -37,6 +40,9 @@ class MPCConfig:
             raise ValueError(f"action_limit must be above 0, got {self.action_limit}")
         if self.proposals is not None and self.proposals < 0:
             raise ValueError(f"proposals must be at least 0, got {self.proposals}")
+        for name in ("checkpoint_activations",):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
 
 
 def starts_from_network(planner: Planner, model: LatentWorldModel, config: MPCConfig) -> bool:

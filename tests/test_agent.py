@@ -425,10 +425,10 @@ def test_number_of_rows_changes(make_agent: Any) -> None:
     "settings",
     [
         {"horizon": 0}, {"execute": 0}, {"horizon": 2, "execute": 3}, {"action_limit": 0},
-        {"proposals": -1},
+        {"proposals": -1}, {"checkpoint_activations": 1},
     ],
 )  # fmt: skip
-def test_bad_execution(settings: dict[str, int]) -> None:
+def test_bad_execution(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):
         MPCConfig(**settings)
 
