@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from .mpc import MPCConfig
@@ -18,8 +20,41 @@ class Rollout(Protocol):
     def __call__(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Latent: ...
 
 
-def make_rollout(model: LatentWorldModel, config: MPCConfig) -> Rollout:
-    """The model's roll-out as the settings want it: `checkpoint_activations`."""
+def make_rollout(
+    model: LatentWorldModel,
+    config: MPCConfig,
+    backend: str | Callable[..., Any] = "inductor",
+) -> Rollout:
+    """The model's roll-out as the settings want it: `checkpoint_activations`, `compile`.
+
+    backend: of torch.compile.
+    """
+    rollout: Rollout = model.rollout
     if config.checkpoint_activations:
-        return partial(model.rollout, checkpoint_activations=True)
-    return model.rollout
+        rollout = partial(model.rollout, checkpoint_activations=True)
+    return compiled(rollout, backend) if config.compile else rollout
+
+
+def compiled(rollout: Rollout, backend: str | Callable[..., Any] = "inductor") -> Rollout:
+    """The roll-out through torch.compile, at its first call and for any number of plans.
+
+    Its calls raise:
+        RuntimeError: torch cannot compile it; one line.
+    """
+    from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
+
+    fast = torch.compile(rollout, dynamic=True, backend=backend)
+
+    def call(start: Latent, past_actions: Tensor, model_actions: Tensor) -> Latent:
+        try:
+            return fast(start, past_actions, model_actions)
+        except TorchDynamoException as error:
+            cause = getattr(error, "inner_exception", error)
+            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+            # What torch adds is hundreds of lines of its own insides.
+            raise RuntimeError(
+                f"torch.compile failed ({reason}); install a C++ compiler, such as g++, "
+                "or plan with MPCConfig(compile=False)"
+            ) from None
+
+    return call

@@ -425,7 +425,7 @@ def test_number_of_rows_changes(make_agent: Any) -> None:
     "settings",
     [
         {"horizon": 0}, {"execute": 0}, {"horizon": 2, "execute": 3}, {"action_limit": 0},
-        {"proposals": -1}, {"checkpoint_activations": 1},
+        {"proposals": -1}, {"checkpoint_activations": 1}, {"compile": "yes"},
     ],
 )  # fmt: skip
 def test_bad_execution(settings: dict[str, Any]) -> None:

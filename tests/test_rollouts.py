@@ -12,23 +12,22 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from gbp_agent import MPCConfig
 from gbp_agent.planners.common import cost_and_gradient
+from gbp_agent.rollouts import make_rollout
 from gbp_agent.types import CostFunction, Latent
 
 H = 6
 WIDE = {"compact": {"predictor_width": 64}, "patch": {"mlp_width": 64}}
 
 
-def cost_of(agent: Any, rows: int) -> CostFunction:
-    """The cost of problems with random frames; the model's actions are four wide."""
+def at_random(model: Any, rows: int) -> tuple[Latent, Tensor, Latent]:
+    """Random frames, the actions between them, four wide, and a goal."""
     generator = torch.Generator().manual_seed(0)
-    frames = agent.model.history
+    frames = model.history
     pixels = torch.randint(256, (rows, frames + 1, SIZE, SIZE, 3), generator=generator).byte()
     with torch.no_grad():
-        known = agent.model.encode(pixels, torch.randn(rows, frames + 1, 2, generator=generator))
+        known = model.encode(pixels, torch.randn(rows, frames + 1, 2, generator=generator))
     start, goal = (Latent(*(part[:, i] for part in known)) for i in (slice(frames), frames))
-    past = torch.randn(rows, frames - 1, 4, generator=generator)
-    cost: CostFunction = agent.cost_of(start, past, goal)
-    return cost
+    return start, torch.randn(rows, frames - 1, 4, generator=generator), goal
 
 
 def plans(rows: int, samples: int) -> Tensor:
@@ -57,7 +56,7 @@ def test_checkpointed_activations(
 ) -> None:
     model = families[family](history=history, **WIDE[family])
     plain, checkpointed = (
-        cost_of(make_agent(model=model, config=config), rows=2)
+        make_agent(model=model, config=config).cost_of(*at_random(model, rows=2))
         for config in (MPCConfig(H), MPCConfig(H, checkpoint_activations=True))
     )
     expected, slope = cost_and_gradient(plain, plans(2, 3))
@@ -65,3 +64,45 @@ def test_checkpointed_activations(
     torch.testing.assert_close(found, (expected, slope), rtol=1e-6, atol=1e-6)
     assert slope.abs().max() > 0
     assert kept_bytes(checkpointed, plans(2, 3)) < kept_bytes(plain, plans(2, 3)) / 2
+
+
+def test_compiled_once_for_any_number_of_plans(make_model: Any) -> None:
+    model = make_model(history=2).requires_grad_(False)
+    compilations = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        compilations.append(graph)
+        return graph.forward
+
+    start, past, _ = at_random(model, rows=2)
+    rollout = make_rollout(model, MPCConfig(H, compile=True), backend)
+    assert not compilations
+    for samples in (5, 4, 7):  # dimensions that are alike in the first call are taken for one
+        candidates = plans(2, samples).flatten(0, 1)
+        found = rollout(start, past, candidates)
+        torch.testing.assert_close(found, model.rollout(start, past, candidates))
+    assert len(compilations) == 1
+
+
+def test_compiled_and_checkpointed(make_model: Any) -> None:
+    model = make_model(history=2).requires_grad_(False)
+    start, past, _ = at_random(model, rows=2)
+    both = MPCConfig(H, compile=True, checkpoint_activations=True)
+    slopes = []
+    for rollout in (model.rollout, make_rollout(model, both, "aot_eager")):
+        leaf = plans(2, 3).flatten(0, 1).requires_grad_(True)
+        slopes += torch.autograd.grad(rollout(start, past, leaf).visual.square().sum(), leaf)
+    torch.testing.assert_close(*slopes)
+
+
+def test_no_compiler(make_model: Any) -> None:
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        raise OSError("No working C++ compiler found\nlooked in:\ng++")
+
+    model = make_model()
+    rollout = make_rollout(model, MPCConfig(H, compile=True), backend)
+    start, past, _ = at_random(model, rows=1)
+    with pytest.raises(RuntimeError, match=r"compiler found.*; install.*compile=False") as caught:
+        rollout(start, past, plans(1, 2)[0])
+    assert "\n" not in str(caught.value)
+    assert caught.value.__suppress_context__
