@@ -29,7 +29,7 @@ from .planners import PLANNERS, make_planner
 from .planners.settings import planner_from_settings, settings_of
 from .precision import uses_bfloat16
 from .report import EvaluationReport
-from .rollouts import make_rollout
+from .rollouts import in_parts, make_rollout
 from .state import AgentState
 from .types import CostFunction, Latent, Objective, Observation, Plan, Planner
 from .world_model import LatentWorldModel
@@ -251,7 +251,7 @@ class WorldModelMPCAgent:
                 predicted = self._rollout(start, past, model_actions.flatten(0, 1))
             return self.objective(predicted, _repeat(goal, samples)).unflatten(0, (-1, samples))
 
-        return cost
+        return in_parts(cost, self.model.rollouts_at_once)
 
     # Details ----------------------------------------------------------------------------------
 

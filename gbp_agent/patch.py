@@ -28,6 +28,10 @@ from .normalize import ActionNormalizer, Standardizer
 from .types import Latent
 from .world_model import LatentWorldModel, WorldModelConfig, checkpointed
 
+WORKING_MEMORY = 2**30
+"""Bytes that roll-outs without gradients may take beside the weights. More is no faster: a plan of
+DINO-WM's model keeps hundreds of tokens busy."""
+
 DINO = "vit_small_patch14_dinov2.lvd142m"
 
 
@@ -145,6 +149,15 @@ class PatchWorldModel(LatentWorldModel):
         self.proprio_embedding = (
             nn.Linear(config.proprio_dim, proprio_width) if embeds else nn.Identity()
         )
+
+    @property
+    def rollouts_at_once(self) -> int:
+        # What a layer holds of one plan: tokens, queries, keys and values, their copies by head,
+        # what attention finds; or the hidden units before and after their activation.
+        shape, vit = self.config, self.predictor.vit
+        tokens, width = vit.position.shape[1:]
+        of_token = 4 * width + max(8 * shape.heads * shape.head_width, 2 * shape.mlp_width)
+        return max(1, WORKING_MEMORY // (4 * shape.history * tokens * of_token))
 
     def encode(self, pixels: Tensor, proprio: Tensor) -> Latent:
         visual = self.encoder(pixels.flatten(0, -4))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .mpc import MPCConfig
-from .types import Latent
+from .planners.common import split_samples
+from .types import CostFunction, Latent
 from .world_model import LatentWorldModel
 
 
@@ -33,6 +34,21 @@ def make_rollout(
     if config.checkpoint_activations:
         rollout = partial(model.rollout, checkpoint_activations=True)
     return compiled(rollout, backend) if config.compile else rollout
+
+
+def in_parts(cost: CostFunction, most: int) -> CostFunction:
+    """The same cost, of at most so many plans at once where no gradients are taken.
+
+    As in `split_samples` a part holds a plan of each problem at least. With gradients the graph
+    holds all plans until backward, and parts would save nothing.
+    """
+
+    def in_turn(model_actions: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return cost(model_actions)
+        return torch.cat([cost(part) for part in split_samples(model_actions, most)], 1)
+
+    return in_turn
 
 
 def compiled(rollout: Rollout, backend: str | Callable[..., Any] = "inductor") -> Rollout:

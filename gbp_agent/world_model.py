@@ -131,6 +131,12 @@ class LatentWorldModel(nn.Module):
         """M = F·A."""
         return int(self.config.model_action_dim)
 
+    @property
+    def rollouts_at_once(self) -> int:
+        """Most plans that an agent passes to `rollout` together where it takes no gradients; bounds
+        memory."""
+        return 4096
+
     def encode(self, pixels: Tensor, proprio: Tensor) -> Latent:
         """Pixels (..., S, S, 3) uint8 and proprioception (..., p) in env units → Latent (...)."""
         raise NotImplementedError

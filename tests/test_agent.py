@@ -159,10 +159,9 @@ class Telltale:
     """Latents are the proprioception; keeps the starts of the roll-outs."""
 
     def __init__(self, model: Any):
-        self.__dict__.update({k: getattr(model, k) for k in ("config", "history", "device")})
-        self.model_action_dim = model.model_action_dim
-        self.action_normalizer = model.action_normalizer
-        self.proposals = model.proposals
+        taken = "config", "history", "device", "model_action_dim", "action_normalizer"
+        for name in (*taken, "proposals", "rollouts_at_once"):
+            setattr(self, name, getattr(model, name))
         self.starts: list[tuple[Latent, Tensor]] = []
 
     def eval(self) -> Any:

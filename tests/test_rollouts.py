@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from gbp_agent import MPCConfig
-from gbp_agent.planners.common import cost_and_gradient
+from gbp_agent.planners.common import cost_and_gradient, evaluate
 from gbp_agent.rollouts import make_rollout
 from gbp_agent.types import CostFunction, Latent
 
@@ -64,6 +64,32 @@ def test_checkpointed_activations(
     torch.testing.assert_close(found, (expected, slope), rtol=1e-6, atol=1e-6)
     assert slope.abs().max() > 0
     assert kept_bytes(checkpointed, plans(2, 3)) < kept_bytes(plain, plans(2, 3)) / 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_costs_in_parts(family: str, families: Any, make_agent: Any, monkeypatch: Any) -> None:
+    """Without gradients at most so many plans are rolled out at once; with them all are."""
+    model = families[family](history=2)
+    monkeypatch.setattr(type(model), "rollouts_at_once", 5)
+    counts, rollout = [], model.rollout
+
+    def counted(start: Latent, past: Tensor, actions: Tensor) -> Latent:
+        counts.append(len(actions))
+        found: Latent = rollout(start, past, actions)
+        return found
+
+    model.rollout = counted
+    cost = make_agent(model=model, config=MPCConfig(H)).cost_of(*at_random(model, rows=2))
+    together = cost(plans(2, 7)).detach()
+    torch.testing.assert_close(evaluate(cost, plans(2, 7)), together)
+    assert counts == [14, 4, 4, 4, 2]
+
+
+def test_a_large_model_has_small_parts(make_patch_model: Any) -> None:
+    """Twice the frames or tokens make half of the plans."""
+    few = make_patch_model(history=1).rollouts_at_once
+    assert make_patch_model(history=4).rollouts_at_once == few // 4
+    assert make_patch_model(image_size=32, encoder_size=32).rollouts_at_once == few // 4
 
 
 def test_compiled_once_for_any_number_of_plans(make_model: Any) -> None:

@@ -104,7 +104,7 @@ class FrameCausalViT(nn.Module):
     def _run(
         self, x: Tensor, past: list[KeysValues] | None, wanted: int
     ) -> tuple[Tensor, list[KeysValues]]:
-        """The last `wanted` (0 or 1) frames' outcome, and every layer's keys and values."""
+        """The last `wanted` (0 or 1) frames' outcome; or, with 0, every layer's keys and values."""
         first = past[0][0].shape[2] // x.shape[2] if past else 0
         x = self.drop(x + self.position[first : first + x.shape[1]])
         seen: list[KeysValues] = []
@@ -112,7 +112,8 @@ class FrameCausalViT(nn.Module):
             # Of the last layer nothing else is used.
             kept = wanted if layer == len(self.attention) - 1 else x.shape[1]
             change, own = attention(x, kept, past[layer] if past else None)
-            seen.append(own)
+            if not wanted:
+                seen.append(own)
             if kept:
                 x = x[:, -kept:] + change
                 x = x + mlp(x)
