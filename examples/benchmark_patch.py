@@ -4,10 +4,13 @@
 
 The weights are random: they do not matter for the time, and neither needs the network. Both loops
 have the same weights, frames, goal and plans, and their costs are compared before they are timed.
+
+Peak memory is that of whole decisions, each in a process of its own, with the default bounds: one
+iteration of CEM, since the others need no more, and a gradient step with and without activation
+checkpointing.
 """
 
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -15,11 +18,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import peak_memory
 import published_loop
 import torch
 import tyro
 
-from gbp_agent import GoalObjective, MPCConfig, PatchConfig, PatchWorldModel, WorldModelMPCAgent
+from gbp_agent import (
+    CEMConfig,
+    CEMPlanner,
+    GoalObjective,
+    GradientConfig,
+    GradientPlanner,
+    MPCConfig,
+    PatchConfig,
+    PatchWorldModel,
+    Planner,
+    WorldModelMPCAgent,
+)
 from gbp_agent.networks import initialize
 from gbp_agent.planners.common import cost_and_gradient, evaluate
 from gbp_agent.precision import Precision
@@ -40,10 +55,15 @@ class Args:
     """Model steps of a plan."""
     samples: int = 4
     """Plans that are rolled out at once in the sampling planners' part."""
+    peak_samples: int = 300
+    """Samples of the CEM iteration whose peak memory is measured. More than are rolled out at once
+    need more time, but no more memory."""
     repeats: int = 3
     """Times that each is timed, of which the median is shown."""
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     """Of the library's roll-outs. bf16 is slow where the processor has no instructions for it."""
+    speed: bool = True
+    """Whether to time the loops; with --no-speed memory alone is measured."""
     threads: int | None = None
     """Processor threads of PyTorch."""
     json: Path | None = None
@@ -73,13 +93,29 @@ def median_seconds(once: Callable[[], Any], repeats: int) -> float:
     return statistics.median(spent[1:])
 
 
-def main(args: Args) -> None:
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    config = PatchConfig(
-        "gbp/PushT-v0", 4, (-1, -1), (1, 1), encoder=args.encoder, encoder_size=args.encoder_size,
-        depth=args.depth, history=args.history, proposals=0,
-    )  # fmt: skip
+def peaks(args: Args, config: PatchConfig) -> dict[str, dict[str, float]]:
+    """Peak memory of decisions, and their seconds."""
+    planners: dict[str, tuple[Planner, MPCConfig]] = {
+        f"cem, {args.peak_samples} samples": (
+            CEMPlanner(CEMConfig(args.peak_samples, iterations=1, elites=2)),
+            MPCConfig(args.horizon),
+        )
+    }
+    for name, flag in (("gradient", False), ("gradient, checkpointed", True)):
+        mpc = MPCConfig(args.horizon, checkpoint_activations=flag)
+        planners[name] = GradientPlanner(GradientConfig(steps=1)), mpc
+    threads = torch.get_num_threads()
+    print("| decision | peak, GiB | seconds |\n|---|---|---|")
+    found = {}
+    for name, (planner, mpc) in planners.items():
+        found[name] = peak_memory.decision_in_a_child(config, planner, mpc, threads)
+        line = f"| {name} | {found[name]['peak_gib']:.2f} | {found[name]['seconds']:.1f} |"
+        print(line, flush=True)
+    return found
+
+
+def speed(args: Args, config: PatchConfig) -> dict[str, Any]:
+    """Seconds of a gradient step and of a sample, in the plain loop and in the library's."""
     model = PatchWorldModel(config).eval()
     initialize(model.predictor, torch.Generator().manual_seed(0))
     given = problem(model, args.history)
@@ -104,12 +140,11 @@ def main(args: Args) -> None:
     model.zero_grad(set_to_none=True)
     one = plan.detach()[None]
     figures: dict[str, Any] = {
-        "machine": machine(), "threads": torch.get_num_threads(), "tokens": model.tokens,
-        "samples": args.samples,
+        "tokens": model.tokens, "samples": args.samples,
         "plain": {"gradient_step": plain_step, "sample": plain_sample},
     }  # fmt: skip
 
-    print(f"{figures['machine']}, {figures['threads']} thread(s), {model.tokens} tokens\n")
+    print(f"\n{model.tokens} tokens\n")
     print("| loop | gradient step, ms | ratio | sample, ms | ratio | error of the cost |")
     print("|---|---|---|---|---|---|")
     print(f"| plain | {1e3 * plain_step:.0f} | 1 | {1e3 * plain_sample:.0f} | 1 | |")
@@ -132,8 +167,23 @@ def main(args: Args) -> None:
             f"| {1e3 * each:.0f} | {plain_sample / each:.1f} | {error:.1e} |",
             flush=True,
         )
-    figures["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"\npeak memory of this process: {figures['peak_gib']:.1f} GiB")
+    return figures
+
+
+def main(args: Args) -> None:
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    config = PatchConfig(
+        "gbp/PushT-v0", 4, (-1, -1), (1, 1), encoder=args.encoder, encoder_size=args.encoder_size,
+        depth=args.depth, history=args.history, proposals=0,
+    )  # fmt: skip
+    figures: dict[str, Any] = {
+        "machine": machine(), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    print(f"{figures['machine']}, {figures['threads']} thread(s)\n")
+    figures["peaks"] = peaks(args, config)
+    if args.speed:
+        figures |= speed(args, config)
     if args.json is not None:
         write_text(args.json, json.dumps(figures, indent=2) + "\n")
 

@@ -29,6 +29,7 @@ from .planners import PLANNERS, make_planner
 from .planners.settings import planner_from_settings, settings_of
 from .precision import uses_bfloat16
 from .report import EvaluationReport
+from .rollouts import in_parts, make_rollout
 from .state import AgentState
 from .types import CostFunction, Latent, Objective, Observation, Plan, Planner
 from .world_model import LatentWorldModel
@@ -68,6 +69,7 @@ class WorldModelMPCAgent:
         self.device = model.device
         self.last_plan: Plan | None = None
         self._bfloat16 = uses_bfloat16(self.config.precision, self.device)
+        self._rollout = make_rollout(self.model, self.config)
         self._noise = torch.Generator(self.device).manual_seed(seed)
         self._goal: Observation | np.ndarray | None = None
         self._state: AgentState | None = None
@@ -246,10 +248,10 @@ class WorldModelMPCAgent:
         def cost(model_actions: Tensor) -> Tensor:
             samples = model_actions.shape[1]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-                predicted = self.model.rollout(start, past, model_actions.flatten(0, 1))
+                predicted = self._rollout(start, past, model_actions.flatten(0, 1))
             return self.objective(predicted, _repeat(goal, samples)).unflatten(0, (-1, samples))
 
-        return cost
+        return in_parts(cost, self.model.rollouts_at_once)
 
     # Details ----------------------------------------------------------------------------------
 

@@ -22,10 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .networks import PatchDecoder, PatchEncoder, PatchPredictor
+from .networks.frame_causal import KeysValues
 from .networks.vit import Interpolation, Placement
 from .normalize import ActionNormalizer, Standardizer
 from .types import Latent
-from .world_model import LatentWorldModel, WorldModelConfig
+from .world_model import LatentWorldModel, WorldModelConfig, checkpointed
+
+WORKING_MEMORY = 2**30
+"""Bytes that roll-outs without gradients may take beside the weights. More is no faster: a plan of
+DINO-WM's model keeps hundreds of tokens busy."""
 
 DINO = "vit_small_patch14_dinov2.lvd142m"
 
@@ -145,15 +150,32 @@ class PatchWorldModel(LatentWorldModel):
             nn.Linear(config.proprio_dim, proprio_width) if embeds else nn.Identity()
         )
 
+    @property
+    def rollouts_at_once(self) -> int:
+        # What a layer holds of one plan: tokens, queries, keys and values, their copies by head,
+        # what attention finds; or the hidden units before and after their activation.
+        shape, vit = self.config, self.predictor.vit
+        tokens, width = vit.position.shape[1:]
+        of_token = 4 * width + max(8 * shape.heads * shape.head_width, 2 * shape.mlp_width)
+        return max(1, WORKING_MEMORY // (4 * shape.history * tokens * of_token))
+
     def encode(self, pixels: Tensor, proprio: Tensor) -> Latent:
         visual = self.encoder(pixels.flatten(0, -4))
         embedded = self.proprio_embedding(self.proprio_normalizer.normalize(proprio))
         return Latent(visual.unflatten(0, pixels.shape[:-3]), embedded)
 
-    def rollout(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Latent:
+    def rollout(
+        self,
+        start: Latent,
+        past_actions: Tensor,
+        model_actions: Tensor,
+        *,
+        checkpoint_activations: bool = False,
+    ) -> Latent:
         # Frames that were seen, and whose actions are past, are the same for all plans and do not
         # depend on them: each is passed through the network once for all plans of a start, for as
         # long as it is within the history, and not differentiated in planning.
+        next_frame = checkpointed(self._next_frame) if checkpoint_activations else self._next_frame
         plans = len(model_actions) // len(past_actions)
         seen = self.predictor.merge(*start)  # (B, T, …)
         known = seen.shape[1] - 1
@@ -164,11 +186,18 @@ class PatchWorldModel(LatentWorldModel):
             first, past = known + step + 1 - self.history, None  # of the frames that are seen
             if max(0, first) < known:
                 still = slice(max(0, first), known)
-                remembered = self.predictor.remember(seen[:, still], past_embedded[:, still])
-                past = [tuple(p.repeat_interleave(plans, 0) for p in kv) for kv in remembered]
+                past = self.predictor.remember(seen[:, still], past_embedded[:, still])
             moving = slice(max(0, first - known), step + 1)
-            frames.append(self.predictor(torch.stack(frames[moving], 1), embedded[:, moving], past))
+            frames.append(next_frame(past, embedded[:, moving], *frames[moving]))
         return Latent(*self.predictor.separate(torch.stack(frames[1:], 1)))
+
+    def _next_frame(
+        self, past: list[KeysValues] | None, embedded: Tensor, *frames: Tensor
+    ) -> Tensor:
+        """Carried frames (N, …), oldest first, their embedded actions (N, t, ·), and what the
+        predictor remembers of those before → the next one (N, …)."""
+        found: Tensor = self.predictor(torch.stack(frames, 1), embedded, past)
+        return found
 
     def embed_actions(self, model_actions: Tensor) -> Tensor:
         return self.predictor.embed(model_actions)

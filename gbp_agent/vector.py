@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .networks import MLPPredictor
 from .normalize import ActionNormalizer, Standardizer
 from .types import Latent
-from .world_model import LatentWorldModel, WorldModelConfig, join
+from .world_model import LatentWorldModel, WorldModelConfig, checkpointed, join
 
 
 @dataclass(frozen=True)
@@ -56,22 +56,39 @@ class VectorWorldModel(LatentWorldModel):
 
     predictor: MLPPredictor
 
-    def rollout(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Latent:
-        fine = self.unroll(start, past_actions, model_actions)
+    def rollout(
+        self,
+        start: Latent,
+        past_actions: Tensor,
+        model_actions: Tensor,
+        *,
+        checkpoint_activations: bool = False,
+    ) -> Latent:
+        fine = self.unroll(start, past_actions, model_actions, checkpoint_activations)
         return self.split(fine[:, self.config.substeps - 1 :: self.config.substeps])
 
-    def unroll(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Tensor:
+    def unroll(
+        self,
+        start: Latent,
+        past_actions: Tensor,
+        model_actions: Tensor,
+        checkpoint_activations: bool = False,
+    ) -> Tensor:
         """Predict every substep of H model steps: joined latents (N, H·S, L); arguments as for
         `rollout`."""
+        unroll = self.predictor.unroll
+        predict = checkpointed(unroll) if checkpoint_activations else unroll
         plans = len(model_actions) // len(past_actions)  # of each start
         latents = list(join(start).repeat_interleave(plans, 0).unbind(1))
-        past_actions = past_actions.repeat_interleave(plans, 0)
-        actions = [*past_actions.unbind(1), *model_actions.unbind(1)]
-        history, found = self.config.history, []
-        for step in range(model_actions.shape[1]):
+        history = self.config.history
+        actions = model_actions
+        if history > 1:
+            actions = torch.cat([past_actions.repeat_interleave(plans, 0), actions], 1)
+        taken = actions.unfold(1, history, 1).transpose(2, 3)  # (N, H, T, M)
+        found: list[Tensor] = []
+        for step, embedded in enumerate(self.predictor.embed(taken).unbind(1)):
             seen = torch.stack(latents[step : step + history], 1)
-            taken = torch.stack(actions[step : step + history], 1)
-            found += self.predictor.unroll(seen, self.predictor.embed(taken))
+            found += predict(seen, embedded)
             latents.append(found[-1])
         return torch.stack(found, 1)
 

@@ -9,11 +9,14 @@ A family encodes and rolls out; planners, finetuning, evaluation and video know 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .networks import PlanInitializer
 from .normalize import ActionNormalizer, Standardizer
@@ -128,16 +131,31 @@ class LatentWorldModel(nn.Module):
         """M = F·A."""
         return int(self.config.model_action_dim)
 
+    @property
+    def rollouts_at_once(self) -> int:
+        """Most plans that an agent passes to `rollout` together where it takes no gradients; bounds
+        memory."""
+        return 4096
+
     def encode(self, pixels: Tensor, proprio: Tensor) -> Latent:
         """Pixels (..., S, S, 3) uint8 and proprioception (..., p) in env units → Latent (...)."""
         raise NotImplementedError
 
-    def rollout(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Latent:
+    def rollout(
+        self,
+        start: Latent,
+        past_actions: Tensor,
+        model_actions: Tensor,
+        *,
+        checkpoint_activations: bool = False,
+    ) -> Latent:
         """Predict H frames.
 
         start: Latent with leading shape (B, T), oldest first; past_actions: (B, T-1, M);
         model_actions: (N, H, M), where N is a multiple of B: the first N/B plans are the first
         start's, and so on. Returns a Latent with leading shape (N, H).
+        checkpoint_activations: keep the frames alone for backward, where each model step is
+        computed once more; the same numbers with less memory.
         """
         raise NotImplementedError
 
@@ -176,6 +194,11 @@ class LatentWorldModel(nn.Module):
     def split(self, vectors: Tensor) -> Latent:
         """Joined vectors (..., P·D + E) → Latent (...)."""
         return split(vectors, self.token_width, self.tokens)
+
+
+def checkpointed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which keeps its arguments alone for backward and is computed again there."""
+    return partial(checkpoint, function, use_reentrant=False)
 
 
 def join(latent: Latent) -> Tensor:

@@ -159,10 +159,9 @@ class Telltale:
     """Latents are the proprioception; keeps the starts of the roll-outs."""
 
     def __init__(self, model: Any):
-        self.__dict__.update({k: getattr(model, k) for k in ("config", "history", "device")})
-        self.model_action_dim = model.model_action_dim
-        self.action_normalizer = model.action_normalizer
-        self.proposals = model.proposals
+        taken = "config", "history", "device", "model_action_dim", "action_normalizer"
+        for name in (*taken, "proposals", "rollouts_at_once"):
+            setattr(self, name, getattr(model, name))
         self.starts: list[tuple[Latent, Tensor]] = []
 
     def eval(self) -> Any:
@@ -425,10 +424,10 @@ def test_number_of_rows_changes(make_agent: Any) -> None:
     "settings",
     [
         {"horizon": 0}, {"execute": 0}, {"horizon": 2, "execute": 3}, {"action_limit": 0},
-        {"proposals": -1},
+        {"proposals": -1}, {"checkpoint_activations": 1}, {"compile": "yes"},
     ],
 )  # fmt: skip
-def test_bad_execution(settings: dict[str, int]) -> None:
+def test_bad_execution(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):
         MPCConfig(**settings)
 

@@ -25,15 +25,14 @@ class Attention(nn.Module):
         self, x: Tensor, wanted: int, past: KeysValues | None = None
     ) -> tuple[Tensor, KeysValues]:
         """Tokens (N, t, P, W) → what is added to those of the last `wanted` frames, (N, wanted, P,
-        W), and the keys and values of all. past: those of the frames before."""
+        W), and the keys and values of all. past: those of the frames before, of B ≤ N rows that
+        are the same for N/B rows in a row each."""
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)  # (N, heads, t, P, d)
             for part in self.to_qkv(self.norm(x)).chunk(3, -1)
         )
         frames, own = x.shape[1], (k.flatten(2, 3), v.flatten(2, 3))
-        keys, values = (
-            own if past is None else (torch.cat(p, 2) for p in zip(past, own, strict=True))
-        )
+        keys, values = own if past is None else map(_after, past, own)
         rate = self.dropout if self.training else 0.0
         # A frame at a time, so that no mask is needed and nothing is computed that one would hide.
         ends = [keys.shape[2] - (frames - 1 - i) * x.shape[2] for i in range(frames)]
@@ -92,7 +91,8 @@ class FrameCausalViT(nn.Module):
     def forward(self, x: Tensor, past: list[KeysValues] | None = None) -> Tensor:
         """Tokens (N, t, P, W), oldest frame first → (N, P, W), what follows the last.
 
-        past: what `remember` returned for c frames before them; 1 ≤ t ≤ T - c.
+        past: what `remember` returned for c frames before them, 1 ≤ t ≤ T - c, of B rows, where N
+            is a multiple of B: the first N/B rows of tokens come after the first of them.
         """
         return self._run(x, past, 1)[0]
 
@@ -104,7 +104,7 @@ class FrameCausalViT(nn.Module):
     def _run(
         self, x: Tensor, past: list[KeysValues] | None, wanted: int
     ) -> tuple[Tensor, list[KeysValues]]:
-        """The last `wanted` (0 or 1) frames' outcome, and every layer's keys and values."""
+        """The last `wanted` (0 or 1) frames' outcome; or, with 0, every layer's keys and values."""
         first = past[0][0].shape[2] // x.shape[2] if past else 0
         x = self.drop(x + self.position[first : first + x.shape[1]])
         seen: list[KeysValues] = []
@@ -112,8 +112,16 @@ class FrameCausalViT(nn.Module):
             # Of the last layer nothing else is used.
             kept = wanted if layer == len(self.attention) - 1 else x.shape[1]
             change, own = attention(x, kept, past[layer] if past else None)
-            seen.append(own)
+            if not wanted:
+                seen.append(own)
             if kept:
                 x = x[:, -kept:] + change
                 x = x + mlp(x)
         return self.norm(x[:, -1]), seen
+
+
+def _after(past: Tensor, own: Tensor) -> Tensor:
+    """Keys or values (B, heads, c, d), each N/B times, and behind them those (N, heads, t, d)."""
+    # Repeated here, layer by layer, they are never held for all plans and layers at once.
+    shared = past.unsqueeze(1).expand(-1, len(own) // len(past), -1, -1, -1)
+    return torch.cat((shared, own.unflatten(0, shared.shape[:2])), 3).flatten(0, 1)

@@ -46,9 +46,9 @@ class MLPPredictor(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def embed(self, model_actions: Tensor) -> Tensor:
-        """Model actions (N, T, M), oldest first → what they add to the first hidden units of each
-        substep, (N, S, width)."""
-        shares = model_actions.flatten(1).unflatten(1, (self.substeps, self.action_width))
+        """Model actions (..., T, M), oldest first → what they add to the first hidden units of
+        each substep, (..., S, width)."""
+        shares = model_actions.flatten(-2).unflatten(-1, (self.substeps, self.action_width))
         return F.linear(shares, self.input.weight[:, -self.action_width :])
 
     def unroll(self, latents: Tensor, embedded_actions: Tensor) -> list[Tensor]:

@@ -125,7 +125,7 @@ class CEMPlanner:
         for _ in range(config.iterations):
             noise = draw_noise(generator, config.samples, initial)
             noise[0] = 0.0  # the present mean is one of the samples
-            samples = (mean[:, None] + std[:, None] * noise).clamp_(low, high)
+            samples = torch.addcmul(mean[:, None], std[:, None], noise).clamp_(low, high)
             ranked_points, ranked_costs = [], []
             for part in split_samples(samples, config.max_rollouts):
                 for points, costs in self._score(cost, part, low, high):
@@ -169,12 +169,12 @@ class CEMPlanner:
 
         A mean needs one such elite and a standard deviation two; rows with fewer keep theirs.
         """
-        count = finite.sum(dim=1)
-        divisor = count.clamp(min=1)
-        fitted_mean = torch.where(finite, elites, 0.0).sum(dim=1) / divisor
-        deviation = torch.where(finite, elites - fitted_mean[:, None], 0.0)
-        fitted_std = (deviation.square().sum(dim=1) / divisor).sqrt().clamp(min=self.config.min_std)
-        keep = self.config.momentum
-        new_mean = keep * mean + (1 - keep) * fitted_mean
-        new_std = keep * std + (1 - keep) * fitted_std
+        count = finite.sum(dim=1, keepdim=True)
+        share = finite.to(elites.dtype) / count.clamp(min=1)  # (B, K, 1, 1), of each elite
+        fitted_mean = (share * elites).sum(dim=1)
+        variance = (share * (elites - fitted_mean[:, None]).square()).sum(dim=1)
+        fitted_std = variance.sqrt_().clamp_(min=self.config.min_std)
+        new_mean = fitted_mean.lerp(mean, self.config.momentum)
+        new_std = fitted_std.lerp(std, self.config.momentum)
+        count = count[:, 0]
         return torch.where(count >= 1, new_mean, mean), torch.where(count >= 2, new_std, std)

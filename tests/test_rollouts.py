@@ -1,0 +1,134 @@
+"""How the agent calls its model's roll-out: nothing but memory and time may change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import FAMILIES, SIZE
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from gbp_agent import MPCConfig
+from gbp_agent.planners.common import cost_and_gradient, evaluate
+from gbp_agent.rollouts import make_rollout
+from gbp_agent.types import CostFunction, Latent
+
+H = 6
+WIDE = {"compact": {"predictor_width": 64}, "patch": {"mlp_width": 64}}
+
+
+def at_random(model: Any, rows: int) -> tuple[Latent, Tensor, Latent]:
+    """Random frames, the actions between them, four wide, and a goal."""
+    generator = torch.Generator().manual_seed(0)
+    frames = model.history
+    pixels = torch.randint(256, (rows, frames + 1, SIZE, SIZE, 3), generator=generator).byte()
+    with torch.no_grad():
+        known = model.encode(pixels, torch.randn(rows, frames + 1, 2, generator=generator))
+    start, goal = (Latent(*(part[:, i] for part in known)) for i in (slice(frames), frames))
+    return start, torch.randn(rows, frames - 1, 4, generator=generator), goal
+
+
+def plans(rows: int, samples: int) -> Tensor:
+    return torch.randn(rows, samples, H, 4, generator=torch.Generator().manual_seed(1))
+
+
+def kept_bytes(cost: CostFunction, candidates: Tensor) -> int:
+    """What a gradient of the cost keeps for backward, weights and frames left out."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        cost(candidates.requires_grad_(True))
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("history", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpointed_activations(
+    family: str, history: int, families: Any, make_agent: Any
+) -> None:
+    model = families[family](history=history, **WIDE[family])
+    plain, checkpointed = (
+        make_agent(model=model, config=config).cost_of(*at_random(model, rows=2))
+        for config in (MPCConfig(H), MPCConfig(H, checkpoint_activations=True))
+    )
+    expected, slope = cost_and_gradient(plain, plans(2, 3))
+    found = cost_and_gradient(checkpointed, plans(2, 3))
+    torch.testing.assert_close(found, (expected, slope), rtol=1e-6, atol=1e-6)
+    assert slope.abs().max() > 0
+    assert kept_bytes(checkpointed, plans(2, 3)) < kept_bytes(plain, plans(2, 3)) / 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_costs_in_parts(family: str, families: Any, make_agent: Any, monkeypatch: Any) -> None:
+    """Without gradients at most so many plans are rolled out at once; with them all are."""
+    model = families[family](history=2)
+    monkeypatch.setattr(type(model), "rollouts_at_once", 5)
+    counts, rollout = [], model.rollout
+
+    def counted(start: Latent, past: Tensor, actions: Tensor) -> Latent:
+        counts.append(len(actions))
+        found: Latent = rollout(start, past, actions)
+        return found
+
+    model.rollout = counted
+    cost = make_agent(model=model, config=MPCConfig(H)).cost_of(*at_random(model, rows=2))
+    together = cost(plans(2, 7)).detach()
+    torch.testing.assert_close(evaluate(cost, plans(2, 7)), together)
+    assert counts == [14, 4, 4, 4, 2]
+
+
+def test_a_large_model_has_small_parts(make_patch_model: Any) -> None:
+    """Twice the frames or tokens make half of the plans."""
+    few = make_patch_model(history=1).rollouts_at_once
+    assert make_patch_model(history=4).rollouts_at_once == few // 4
+    assert make_patch_model(image_size=32, encoder_size=32).rollouts_at_once == few // 4
+
+
+def test_compiled_once_for_any_number_of_plans(make_model: Any) -> None:
+    model = make_model(history=2).requires_grad_(False)
+    compilations = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        compilations.append(graph)
+        return graph.forward
+
+    start, past, _ = at_random(model, rows=2)
+    rollout = make_rollout(model, MPCConfig(H, compile=True), backend)
+    assert not compilations
+    for samples in (5, 4, 7):  # dimensions that are alike in the first call are taken for one
+        candidates = plans(2, samples).flatten(0, 1)
+        found = rollout(start, past, candidates)
+        torch.testing.assert_close(found, model.rollout(start, past, candidates))
+    assert len(compilations) == 1
+
+
+def test_compiled_and_checkpointed(make_model: Any) -> None:
+    model = make_model(history=2).requires_grad_(False)
+    start, past, _ = at_random(model, rows=2)
+    both = MPCConfig(H, compile=True, checkpoint_activations=True)
+    slopes = []
+    for rollout in (model.rollout, make_rollout(model, both, "aot_eager")):
+        leaf = plans(2, 3).flatten(0, 1).requires_grad_(True)
+        slopes += torch.autograd.grad(rollout(start, past, leaf).visual.square().sum(), leaf)
+    torch.testing.assert_close(*slopes)
+
+
+def test_no_compiler(make_model: Any) -> None:
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        raise OSError("No working C++ compiler found\nlooked in:\ng++")
+
+    model = make_model()
+    rollout = make_rollout(model, MPCConfig(H, compile=True), backend)
+    start, past, _ = at_random(model, rows=1)
+    with pytest.raises(RuntimeError, match=r"compiler found.*; install.*compile=False") as caught:
+        rollout(start, past, plans(1, 2)[0])
+    assert "\n" not in str(caught.value)
+    assert caught.value.__suppress_context__
