@@ -120,12 +120,14 @@ def rollout_errors(model: LatentWorldModel, latents: Tensor, model_actions: Tens
 
     latents: (N, T + H, L) joined latents, one model step apart; model_actions: (N, T + H - 1, M).
     """
-    history = model.history
-    start = model.split(latents[:, :history])
-    predicted = join(
-        model.rollout(start, model_actions[:, : history - 1], model_actions[:, history - 1 :])
-    )
-    return (predicted - latents[:, history:]).square().mean(-1)
+    past = model.history - 1
+    errors = []
+    most = model.rollouts_at_once
+    for seen, actions in zip(latents.split(most), model_actions.split(most), strict=True):
+        start = model.split(seen[:, : past + 1])
+        predicted = join(model.rollout(start, actions[:, :past], actions[:, past:]))
+        errors.append((predicted - seen[:, past + 1 :]).square().mean(-1))
+    return torch.cat(errors)
 
 
 @torch.no_grad()
@@ -155,10 +157,9 @@ def judge(
 ) -> dict[str, Any]:
     """Probe, spectrum and multi-step error of a model, all on held-out episodes.
 
-    Returns {"probe": median errors, "effective_rank", "spectrum": eigenvalues of the visual part,
-    "prediction": see prediction_errors}.
+    Returns {"probe": median errors, "effective_rank", "spectrum": eigenvalues of the visual part
+    (of one token, over all tokens), "prediction": see prediction_errors}.
     """
-    width = model.tokens * model.token_width or model.latent_width
     generator = torch.Generator().manual_seed(seed)
     names = dataset.metadata["state_names"]
     periods = [dataset.metadata["state_periods"].get(name, 0.0) for name in names]
@@ -170,15 +171,15 @@ def judge(
         known = training[:: max(1, len(training) // 1000)]
         probe.fit(*_labelled(dataset, latents, known), generator)
         errors = probe.errors(seen, states)
-    eigenvalues = spectrum(seen[:, :width])
+    visual = model.split(seen).visual.flatten(0, 1) if model.token_width else seen
     frames = model.history + 5
     rows = latents.evenly(held_out, frames, model.config.frameskip, stride=7)
     windows, actions = latents.window(rows, frames, model.config.frameskip)
     device = model.device
     return {
         "probe": errors,
-        "effective_rank": effective_rank(seen[:, :width]),
-        "spectrum": [round(float(v), 4) for v in eigenvalues],
+        "effective_rank": effective_rank(visual),
+        "spectrum": [round(float(v), 4) for v in spectrum(visual)],
         "prediction": prediction_errors(model, windows.to(device), actions.to(device)),
     }
 
@@ -188,4 +189,4 @@ def _labelled(
 ) -> tuple[Tensor, Tensor]:
     rows = latents.evenly(episodes, 1, 1, stride=1)
     states = torch.from_numpy(dataset.array("state", episodes)).float()
-    return latents.latents[rows], states
+    return latents.latents[rows].float(), states

@@ -91,8 +91,8 @@ class PatchConfig(WorldModelConfig):
 class PatchWorldModel(LatentWorldModel):
     """A world model with P patch tokens per frame; arguments as for LatentWorldModel.
 
-    Its encoder's weights are random until a checkpoint or `load_encoder` gives others; no
-    training changes them.
+    Its encoder's weights are random until a checkpoint or `load_encoder` gives others, or `pretrain`
+    trains them; finetuning does not change them.
     """
 
     config: PatchConfig

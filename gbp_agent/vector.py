@@ -56,6 +56,10 @@ class VectorWorldModel(LatentWorldModel):
 
     predictor: MLPPredictor
 
+    @property
+    def substeps(self) -> int:
+        return int(self.config.substeps)
+
     def rollout(
         self,
         start: Latent,
@@ -65,7 +69,7 @@ class VectorWorldModel(LatentWorldModel):
         checkpoint_activations: bool = False,
     ) -> Latent:
         fine = self.unroll(start, past_actions, model_actions, checkpoint_activations)
-        return self.split(fine[:, self.config.substeps - 1 :: self.config.substeps])
+        return self.split(fine[:, self.substeps - 1 :: self.substeps])
 
     def unroll(
         self,

@@ -159,6 +159,15 @@ class LatentWorldModel(nn.Module):
         """
         raise NotImplementedError
 
+    @property
+    def substeps(self) -> int:
+        """S, how many frames are predicted within a model step, its last one included."""
+        return 1
+
+    def unroll(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Tensor:
+        """Every frame that `rollout` predicts on its way, joined: (N, H·S, L)."""
+        return join(self.rollout(start, past_actions, model_actions))
+
     def embed_actions(self, model_actions: Tensor) -> Tensor:
         """What the predictor makes of the model actions (N, T, M) before they meet the latents."""
         raise NotImplementedError

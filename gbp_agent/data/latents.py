@@ -20,7 +20,8 @@ from .dataset import TrajectoryDataset
 class LatentDataset:
     """Latents and model-unit actions of all frames, episodes end to end.
 
-    latents: (n, L) float32, visual and proprioceptive part side by side.
+    latents: (n, L), visual and proprioceptive part side by side; float32, or float16 for models of
+        several tokens per frame, whose latents are many.
     actions: (n, A) float32, z-scored, taken after the frame of the same row.
     begin, length: (episodes,) int64, first row and number of frames of each episode.
     """
@@ -77,9 +78,9 @@ class LatentDataset:
             step += 1
 
     def window(self, rows: Tensor, frames: int, frameskip: int) -> tuple[Tensor, Tensor]:
-        """The windows that begin at these rows: (W, frames, L) and (W, frames-1, M)."""
+        """The windows that begin at these rows, float32: (W, frames, L) and (W, frames-1, M)."""
         span = (frames - 1) * frameskip
-        latents = self.latents[rows[:, None] + torch.arange(0, span + 1, frameskip)]
+        latents = self.latents[rows[:, None] + torch.arange(0, span + 1, frameskip)].float()
         actions = self.actions[rows[:, None] + torch.arange(span)]
         return latents, actions.unflatten(1, (frames - 1, frameskip)).flatten(2)
 
@@ -123,7 +124,8 @@ def _write(
         for first in range(0, len(dataset), 10):
             episodes = range(first, min(first + 10, len(dataset)))
             pixels, proprio = (dataset.array(k, episodes) for k in ("pixels", "proprio"))
-            found.append(encode_frames(model, pixels, proprio, batch_size).numpy())
+            latents = encode_frames(model, pixels, proprio, batch_size).numpy()
+            found.append(latents.astype(np.float16) if model.tokens > 1 else latents)
             bar.update(len(proprio))
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".tmp.npy")

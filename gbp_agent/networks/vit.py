@@ -76,16 +76,24 @@ class PatchEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels (N, S, S, 3) uint8 → tokens (N, P, D), row by row of the picture."""
+    def forward(self, pixels: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Pixels (N, S, S, 3) uint8 → tokens (N, P, D), row by row of the picture.
+
+        hidden: (N, P) bool, patches that are shown as even grounds of the mean color.
+        """
         picture = pixels.permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0
         if picture.shape[-1] != self.size:
             smooth = self.interpolation != "nearest"
             picture = F.interpolate(
                 picture, (self.size, self.size), mode=self.interpolation, antialias=smooth
             )
+        picture = (picture - self.mean) / self.std
+        if hidden is not None:
+            side = self.size // self.grid[0]
+            covers = hidden.unflatten(1, self.grid).repeat_interleave(side, 1)
+            picture = picture.masked_fill(covers.repeat_interleave(side, 2).unsqueeze(1), 0.0)
         network: Any = self.network
-        tokens: Tensor = network.forward_features((picture - self.mean) / self.std)
+        tokens: Tensor = network.forward_features(picture)
         return tokens[:, self.prefix :]
 
 

@@ -5,6 +5,7 @@ from .cloning import CloningConfig, clone
 from .dynamics import DynamicsConfig
 from .finetune import FinetuneConfig, finetune
 from .initializer import InitializerConfig
+from .masked import MaskedConfig
 from .online import OnlineConfig
 from .pretrain import PretrainConfig, pretrain
 from .representation import RepresentationConfig
@@ -15,6 +16,7 @@ __all__ = [
     "DynamicsConfig",
     "FinetuneConfig",
     "InitializerConfig",
+    "MaskedConfig",
     "OnlineConfig",
     "PretrainConfig",
     "RepresentationConfig",

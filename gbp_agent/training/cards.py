@@ -8,12 +8,12 @@ from typing import Any
 from ..compact import CompactConfig
 from ..data import TrajectoryDataset
 from ..hub import NO_ADDRESS, front_matter
-from ..vector import VectorConfig
-from ..world_model import WorldModelConfig
+from ..patch import PatchConfig
+from ..world_model import LatentWorldModel, WorldModelConfig
 
 _TEMPLATE = """# World model for {env_id}
 
-{kind}, and a residual MLP that predicts
+{kind}, and {predictor} that predicts
 {frameskip} environment steps ahead from {history} frame(s).
 
 ```python
@@ -44,11 +44,13 @@ steps: {ratio}. Effective rank of the {what}: {rank:.1f} of {width}.
 _COMPACT = """A compact latent world model: one vector of {latent_dim} numbers per frame of
 {image_size} px{how}, beside the z-scored proprioception ({proprio_dim} numbers)"""
 _HOW = {"keypoints": "", "linear": " (principal components of the blurred picture)"}
+_PATCH = """A patch-token world model: {tokens} tokens of {token_width} numbers per frame of
+{image_size} px, by a vision transformer that was trained on the frames as a masked autoencoder"""
 _STATE = "A world model of the state vector: its z-scores ({proprio_dim} numbers)"
 
 
 def model_card(
-    config: VectorConfig,
+    model: LatentWorldModel,
     dataset: TrajectoryDataset,
     settings: dict[str, Any],
     metrics: dict[str, Any],
@@ -57,7 +59,13 @@ def model_card(
     """Markdown from what pre-training knows; closed-loop success is added after evaluation."""
     shown = {k: v for k, v in settings.items() if k not in ("data", "out", "progress", "planning")}
     rows = "\n".join(f"| {name} | {error:.3g} |" for name, error in metrics["probe"].items())
-    if isinstance(config, CompactConfig):
+    config = model.config
+    predictor = "a residual MLP"
+    if isinstance(config, PatchConfig):
+        sizes = {"tokens": model.tokens, "token_width": model.token_width}
+        kind = _PATCH.format(image_size=config.image_size, **sizes)
+        predictor, what, width = "a frame-causal transformer", "tokens", model.token_width
+    elif isinstance(config, CompactConfig):
         kind = _COMPACT.format(how=_HOW[config.encoder], **vars(config))
         what, width = "visual latent", config.latent_dim
     else:
@@ -65,6 +73,7 @@ def model_card(
         what, width = "state", config.proprio_dim
     return front_matter(config.env_id) + _TEMPLATE.format(
         kind=kind,
+        predictor=predictor,
         what=what,
         width=width,
         env_id=config.env_id,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.latents import LatentDataset
-from ..vector import VectorWorldModel
+from ..world_model import LatentWorldModel
 from .loop import LoopConfig, optimize
 
 
@@ -36,7 +36,7 @@ class DynamicsConfig:
 
 
 def train_dynamics(
-    model: VectorWorldModel,
+    model: LatentWorldModel,
     data: LatentDataset,
     episodes: np.ndarray,
     config: DynamicsConfig,
@@ -47,7 +47,7 @@ def train_dynamics(
 ) -> None:
     """Train the predictor in place by multi-step roll-outs against cached latents."""
     device = model.device
-    history, substeps = model.history, model.config.substeps
+    history, substeps = model.history, model.substeps
     frames = history + config.horizon * substeps
     frameskip = model.config.frameskip // substeps  # from one compared frame to the next
 

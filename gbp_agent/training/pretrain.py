@@ -1,7 +1,7 @@
-"""Pre-training of a compact world model: from a dataset folder to a checkpoint folder.
+"""Pre-training of a world model: from a dataset folder to a checkpoint folder.
 
 1. representation  encoder and decoder, on pixels                       representation.py
-                   (a linear encoder: principal.py)
+                   (a linear encoder: principal.py; patch tokens: masked.py)
 2. latents         standardised; the whole dataset is encoded once      data/latents.py
 3. dynamics        the predictor, on cached latents                     dynamics.py
 4. initializer     first guesses of plans, on cached latents            initializer.py
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoint import save_checkpoint
 from ..compact import CompactConfig, CompactWorldModel
@@ -26,13 +26,15 @@ from ..data.latents import LatentDataset
 from ..diagnostics import judge
 from ..networks import initialize
 from ..normalize import ActionNormalizer, Standardizer
+from ..patch import PatchConfig, PatchWorldModel
 from ..precision import Precision, uses_bfloat16
 from ..report import machine
-from ..vector import StateConfig, StateWorldModel, VectorWorldModel
-from ..world_model import WorldModelConfig
+from ..vector import StateConfig, StateWorldModel
+from ..world_model import LatentWorldModel, WorldModelConfig
 from .cards import model_card
 from .dynamics import DynamicsConfig, train_dynamics
 from .initializer import InitializerConfig, train_initializer
+from .masked import MaskedConfig, train_patch_representation
 from .principal import fit_principal_components
 from .representation import RepresentationConfig, train_representation
 from .run import as_json, claim, report
@@ -44,9 +46,10 @@ class PretrainConfig:
 
     data: dataset folder. out: folder for states, curves and the final `checkpoint`; a run that
         was killed goes on when started again with the same `out`.
-    family: "compact" learns from pictures; "state" from the proprioception alone, without the
-        first phase.
-    model: fields of CompactConfig or StateConfig that are not read off the data, e.g.
+    family: "compact" learns one vector per picture; "patch" a small vision transformer's patch
+        tokens, with `masked` for the first phase instead of `representation`; "state" learns from
+        the proprioception alone, without a first phase.
+    model: fields of CompactConfig, PatchConfig or StateConfig that are not read off the data, e.g.
         {"latent_dim": 32}.
     whitening: 0 keeps the shape of the latent distribution, 1 gives each principal direction unit
         variance; the mean variance is 1 in any case.
@@ -58,9 +61,10 @@ class PretrainConfig:
 
     data: Path
     out: Path
-    family: Literal["compact", "state"] = "compact"
+    family: Literal["compact", "patch", "state"] = "compact"
     model: dict[str, Any] = field(default_factory=dict)
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
+    masked: MaskedConfig = field(default_factory=MaskedConfig)
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     initializer: InitializerConfig = field(default_factory=InitializerConfig)
     whitening: float = 0.0
@@ -72,7 +76,7 @@ class PretrainConfig:
     progress: bool = True
 
 
-def pretrain(config: PretrainConfig) -> VectorWorldModel:
+def pretrain(config: PretrainConfig) -> LatentWorldModel:
     """Train, judge and save a world model; returns it in eval mode.
 
     Raises:
@@ -93,6 +97,8 @@ def pretrain(config: PretrainConfig) -> VectorWorldModel:
             train_representation(model, dataset, training, config.representation, *how)
         sample = dataset_sample(training, 200)
         standardize_latents(model, dataset, sample, config.whitening)
+    elif isinstance(model, PatchWorldModel):
+        train_patch_representation(model, dataset, training, config.masked, *how)
     latents = LatentDataset.encode(model, dataset, config.out / "latents.npy", config.progress)
     model.proposals.copy_(draw_proposals(latents, training, model.config, config.seed))
     train_dynamics(model, latents, training, config.dynamics, *how)
@@ -100,7 +106,7 @@ def pretrain(config: PretrainConfig) -> VectorWorldModel:
     metrics = judge(model, dataset, latents, training, held_out, config.seed)
     metrics["minutes"] = round((time.monotonic() - begun) / 60, 1)
     report(config.out, metrics)
-    card = model_card(model.config, dataset, as_json(config), metrics, machine())
+    card = model_card(model, dataset, as_json(config), metrics, machine())
     save_checkpoint(
         config.out / "checkpoint", model, planning=config.planning, card=card, half=True
     )
@@ -139,6 +145,34 @@ def standardize_latents(
     entry.weight[:, :width] = (visual @ backward).float().to(device)
 
 
+@torch.no_grad()
+def draw_positions(model: PatchWorldModel, generator: torch.Generator) -> None:
+    """Draw what is no layer's weight anew: embeddings of positions, and tokens without a patch."""
+    for name, weight in model.named_parameters():
+        if name.rpartition(".")[2] in ("pos_embed", "cls_token", "reg_token", "position"):
+            weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
+
+
+@torch.no_grad()
+def keep_proprioception(model: PatchWorldModel) -> None:
+    """Embed proprioception as it is, with zeros behind: an embedding that was trained with the
+    predictor could make itself easy to predict by shrinking.
+
+    Raises:
+        ValueError: the embedding is too narrow.
+    """
+    embedding, numbers = model.proprio_embedding, model.config.proprio_dim
+    if isinstance(embedding, nn.Identity):
+        return
+    if embedding.out_features < numbers:
+        raise ValueError(
+            f"{numbers} numbers of proprioception do not fit {embedding.out_features}; give "
+            "proprio_width=0"
+        )
+    nn.init.eye_(embedding.weight)
+    nn.init.zeros_(embedding.bias)
+
+
 def draw_proposals(
     latents: LatentDataset, episodes: np.ndarray, config: WorldModelConfig, seed: int
 ) -> Tensor:
@@ -158,7 +192,7 @@ def dataset_sample(episodes: np.ndarray, count: int) -> np.ndarray:
 
 def _build(
     config: PretrainConfig, dataset: TrajectoryDataset, training: np.ndarray
-) -> VectorWorldModel:
+) -> LatentWorldModel:
     env_id = dataset.metadata["env_id"]
     first = dataset.episode(0)
     common: dict[str, Any] = {
@@ -172,13 +206,21 @@ def _build(
         ActionNormalizer.fit(dataset.array("action", training)),
         Standardizer.fit(dataset.array("proprio", training)),
     )
-    model: VectorWorldModel
+    model: LatentWorldModel
     if config.family == "state":
         model = StateWorldModel(StateConfig(**common), *statistics)
     elif not first["pixels"].shape[1]:
         raise ValueError(f"{config.data} holds no pictures; give family='state'")
+    elif config.family == "patch":
+        size = first["pixels"].shape[1]
+        patches = PatchConfig(**{"encoder_size": size, **common}, image_size=size)
+        model = PatchWorldModel(patches, *statistics)
     else:
         shape = CompactConfig(**common, image_size=first["pixels"].shape[1])
         model = CompactWorldModel(shape, *statistics)
-    initialize(model, torch.Generator().manual_seed(config.seed))
+    generator = torch.Generator().manual_seed(config.seed)
+    initialize(model, generator)
+    if isinstance(model, PatchWorldModel):
+        draw_positions(model, generator)
+        keep_proprioception(model)
     return model.to(config.device)
