@@ -228,6 +228,7 @@ def test_reproduce_goes_on_where_it_stopped(
     }
     for name, value in small.items():
         monkeypatch.setitem(script["main"].__globals__, name, value)
+    monkeypatch.setattr(script["figures"], "JUDGED_BY_DISTANCE", ("wall",))
     monkeypatch.chdir(wall.parent)  # where the name "wall" is the folder of the tiny model
     args = script["Args"](
         tasks=("wall",), models=("base", "offline", "online"), planners=("gd", "gradient"),
@@ -250,9 +251,13 @@ def test_reproduce_goes_on_where_it_stopped(
     assert set(gap) == {"wall base", "wall offline", "wall online"}
     for row in gap.values():
         assert row["planner"]["one_step"]["low"] <= row["planner"]["one_step"]["mean"]
-    assert "| online |" in (tmp_path / "out" / "table.md").read_text()
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| online |" in table
+    file = tmp_path / "out" / "table" / "wall-online-gd-mpc.json"
+    assert f"| {EvaluationReport.from_json(file).mean_distance:.3f} (" in table
     card = tmp_path / "runs" / "wall-online" / "checkpoint" / "README.md"
     assert card.read_text().count("| Adam, shipped, open loop |") == 1
+    assert "| final distance |" in card.read_text()
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.json")}
     (tmp_path / "out" / "table" / "wall-base-gd-mpc.json").unlink()
     script["main"](args)
