@@ -75,6 +75,7 @@ def test_the_scripts_are_these() -> None:
         "any_env",
         "benchmark",
         "benchmark_patch",
+        "benchmark_solvers",
         "collect",
         "compare_baselines",
         "evaluate",
@@ -296,6 +297,31 @@ def test_benchmark(run: Any, wall: Path) -> None:
     assert printed.count("| gradcem |") == 2
     assert figures["finetuning"]["ratio"] > 0
     assert "ms on cached latents" in printed
+
+
+def test_benchmark_solvers(run: Any, wall: Path) -> None:
+    """Where the other libraries are installed."""
+    for package in ("pytorch_mppi", "stable_worldmodel", "torchrl"):
+        pytest.importorskip(package)
+    run(
+        "benchmark_solvers", "--agent", wall, "--problems", 1, "--batch", 2, "--batch-repeats", 1,
+        "--steps", 2, "--samples", 4, "--iterations", 2, "--elites", 2, "--json", "b.json",
+    )  # fmt: skip
+    batches = json.loads(Path("b.json").read_text())["batches"]
+    ours = {"gradient", "cem", "mppi"}
+    assert set(batches["1"]) - ours == {
+        "stable-worldmodel gradient", "stable-worldmodel cem", "torchrl cem", "pytorch_mppi mppi",
+    }  # fmt: skip
+    costs = [row["cost"] for rows in batches.values() for row in rows.values()]
+    assert all(0 < cost < 2 * min(costs) for cost in costs)
+
+
+def test_benchmark_solvers_without_them(
+    run: Any, wall: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "foreign_solvers", None)
+    with pytest.raises(SystemExit, match=r"pip install 'gbp_agent\[benchmark\]'"):
+        run("benchmark_solvers", "--agent", wall, "--problems", 1)
 
 
 def test_benchmark_patch(run: Any, tmp_path: Path) -> None:
