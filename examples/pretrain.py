@@ -74,7 +74,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "dynamics": DynamicsConfig(steps=6000, horizon=2),
         "planning": {
             "mpc": {"precision": "auto", "proposals": 512},
-            "objective": {"frames": "all", "base": 2.0, "proprio_weight": 0.0},
+            "objective": {"frames": "all", "base": 1.0, "proprio_weight": 0.0},
             "planners": {"gradient": {"steps": 30, "restarts": 4}},
         },
     },
