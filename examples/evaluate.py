@@ -30,12 +30,7 @@ from gbp_agent.clips import EpisodeRecorder, clips_again
 from gbp_agent.page import Section, write_page
 
 # The table: shipped model → environment, and what is compared on each of them.
-TASKS = {
-    "pusht": "gbp/PushT-v0",
-    "point_maze": "gbp/PointMaze-v0",
-    "wall": "gbp/Wall-v0",
-    "rope": "gbp/Rope-v0",
-}
+TASKS = {"pusht": "gbp/PushT-v0", "point_maze": "gbp/PointMaze-v0", "wall": "gbp/Wall-v0"}
 BLIND = {"random": RandomAgent, "no-op": NoOpAgent}
 ROWS = (
     ("gradient", False),
