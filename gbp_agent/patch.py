@@ -91,7 +91,7 @@ class PatchConfig(WorldModelConfig):
 class PatchWorldModel(LatentWorldModel):
     """A world model with P patch tokens per frame; arguments as for LatentWorldModel.
 
-    Its encoder's weights are random until a checkpoint or `load_encoder` gives others, or `pretrain`
+    Its encoder's weights are random until a checkpoint or `load_encoder` gives others or `pretrain`
     trains them; finetuning does not change them.
     """
 

@@ -146,6 +146,9 @@ def test_pretrained_and_finetuned(wall_data: TrajectoryDataset, tmp_path: Path) 
     card = (out / "checkpoint" / "README.md").read_text()
     assert "16 tokens of 8 numbers" in card
     assert "frame-causal transformer" in card
+    assert '"hidden": 0.5' in card
+    assert "foreground_weight" in card
+    assert "straightening" not in card  # of another family's first phase
 
     tuned = finetune(
         FinetuneConfig(

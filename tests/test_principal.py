@@ -96,6 +96,10 @@ def test_pretrained_with_a_linear_encoder(wall_data: TrajectoryDataset, tmp_path
         dynamics=DynamicsConfig(steps=3, windows=8),
     )  # fmt: skip
     model = pretrain(config)
+    card = (tmp_path / "checkpoint" / "README.md").read_text()
+    assert "principal components" in card
+    assert '"blur": 4.0' in card
+    assert "foreground_weight" not in card  # of encoders that are trained
     loaded, _ = load_checkpoint(tmp_path / "checkpoint")
     episode = wall_data.episode(0)
     pixels, proprio = (torch.from_numpy(episode[key].copy()) for key in ("pixels", "proprio"))

@@ -46,6 +46,7 @@ _COMPACT = """A compact latent world model: one vector of {latent_dim} numbers p
 _HOW = {"keypoints": "", "linear": " (principal components of the blurred picture)"}
 _PATCH = """A patch-token world model: {tokens} tokens of {token_width} numbers per frame of
 {image_size} px, by a vision transformer that was trained on the frames as a masked autoencoder"""
+_FIRST_PHASE = {"compact": {"representation"}, "patch": {"masked"}, "state": set[str]()}
 _STATE = "A world model of the state vector: its z-scores ({proprio_dim} numbers)"
 
 
@@ -57,9 +58,13 @@ def model_card(
     machine: str,
 ) -> str:
     """Markdown from what pre-training knows; closed-loop success is added after evaluation."""
-    shown = {k: v for k, v in settings.items() if k not in ("data", "out", "progress", "planning")}
-    rows = "\n".join(f"| {name} | {error:.3g} |" for name, error in metrics["probe"].items())
     config = model.config
+    hidden = {"data", "out", "progress", "planning"}
+    hidden |= {"representation", "masked"} - _FIRST_PHASE[settings["family"]]
+    shown = {k: v for k, v in settings.items() if k not in hidden}
+    if getattr(config, "encoder", "") == "linear":
+        shown["representation"] = {"blur": settings["representation"]["blur"]}
+    rows = "\n".join(f"| {name} | {error:.3g} |" for name, error in metrics["probe"].items())
     predictor = "a residual MLP"
     if isinstance(config, PatchConfig):
         sizes = {"tokens": model.tokens, "token_width": model.token_width}
