@@ -27,6 +27,8 @@ class Args:
     """Episode i is reset with seed + i; the seeds from 1,000,000,000 on are for evaluation."""
     image_size: int | None = None
     """Pixels per side; the environment's default (64) unless given."""
+    random_share: float = 0.0
+    """Share of the steps, 0…1, at which a random action is taken instead of the policy's."""
     out: Path | None = None
     """Dataset folder; data/ and the environment's name by default: data/pusht, data/point_maze."""
     workers: int | None = None
@@ -44,6 +46,7 @@ def main(args: Args) -> None:
         out,
         steps=args.steps,
         workers=args.workers,
+        random_share=args.random_share,
         **env_kwargs,
     )
     print(f"{len(dataset)} episodes, {dataset.frames} frames in {out}")

@@ -94,6 +94,35 @@ def test_actions_lead_from_state_to_state(env_id: str, tmp_path: Path) -> None:
     assert dataset.metadata["action_high"] == list(ENVS[env_id].action_box["action_high"])
 
 
+def test_a_share_of_random_actions(tmp_path: Path) -> None:
+    plain = gather(tmp_path / "plain", steps=50)
+    half = gather(tmp_path / "half", steps=50, random_share=0.5)
+    whole = gather(tmp_path / "whole", steps=50, random_share=1.0)
+    # Wall's policy keeps its heading for a while; random actions know nothing of the last one.
+    alike = []
+    for data in (plain, half, whole):
+        pairs = [data.episode(i)["action"][:50] for i in range(5)]
+        first, second = (
+            np.concatenate([p[cut] for p in pairs]) for cut in (slice(49), slice(1, 50))
+        )
+        alike.append(np.corrcoef(first.ravel(), second.ravel())[0, 1])
+    assert alike[0] > 0.5
+    assert alike[1] < alike[0] - 0.2
+    assert abs(alike[2]) < 0.15
+    with pytest.raises(ValueError, match=r"with random_share=0\.5, asked for 0\.0"):
+        gather(tmp_path / "half", steps=50)
+    with pytest.raises(ValueError, match="random_share must lie in 0…1, got 2"):
+        gather(tmp_path / "bad", random_share=2)
+
+
+def test_a_collection_from_before_random_shares(tmp_path: Path) -> None:
+    gather(tmp_path)
+    about = json.loads((tmp_path / "metadata.json").read_text())
+    del about["random_share"]
+    (tmp_path / "metadata.json").write_text(json.dumps(about))
+    assert len(gather(tmp_path)) == 5
+
+
 def test_a_killed_collection_goes_on(tmp_path: Path) -> None:
     whole = gather(tmp_path / "whole")
     gather(tmp_path / "broken")

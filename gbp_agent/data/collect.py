@@ -36,6 +36,7 @@ class _Part:
     env_kwargs: dict[str, Any]
     seeds: range
     steps: int
+    random_share: float
     folder: Path
     keys: ObservationKeys
 
@@ -51,6 +52,7 @@ def collect(
     workers: int | None = None,
     progress: bool = True,
     keys: ObservationKeys | None = None,
+    random_share: float = 0.0,
     **env_kwargs: Any,
 ) -> TrajectoryDataset:
     """Write `episodes` episodes of `steps` environment steps each.
@@ -71,12 +73,18 @@ def collect(
         keys: which entries of an observation are the picture and the proprioception. An
             observation that is an array is proprioception; so one without a picture gives data for
             models of the family "state".
+        random_share: share of the steps, 0…1, at which the behaviour policy's action gives way to a
+            uniformly random one. A planner asks about actions that a policy which knows what it
+            does never takes, such as a push beside the object.
         env_kwargs: passed to `gymnasium.make`, e.g. `image_size=64`.
 
     Raises:
-        ValueError: bad counts or seeds, or the folder holds a collection with other settings.
+        ValueError: bad counts, seeds or share, or the folder holds a collection with other
+            settings.
     """
     _check(episodes, seed, steps, episodes_per_part)
+    if not 0 <= random_share <= 1:
+        raise ValueError(f"random_share must lie in 0…1, got {random_share}")
     folder = Path(folder)
     spec = gym.spec(env_id) if isinstance(env_id, str) else env_id
     metadata: dict[str, Any] = {
@@ -86,6 +94,7 @@ def collect(
         "seed": seed,
         "episodes": episodes,
         "steps": steps,
+        "random_share": random_share,
         "parts": -(-episodes // episodes_per_part),
         "episodes_per_part": episodes_per_part,
     }
@@ -130,7 +139,8 @@ def _parts(
     for number in range(metadata["parts"]):
         part = seeds[number * size : (number + 1) * size]
         path = folder / part_name(number)
-        yield _Part(spec, metadata["env_kwargs"], part, metadata["steps"], path, keys)
+        share = metadata["random_share"]
+        yield _Part(spec, metadata["env_kwargs"], part, metadata["steps"], share, path, keys)
 
 
 def _run(tasks: list[_Part], workers: int) -> Iterator[int]:
@@ -147,7 +157,7 @@ def _collect_part(task: _Part) -> int:
     rows: dict[str, list[Any]] = {key: [] for key in ARRAYS}
     for seed in task.seeds:
         length = 0
-        for row in _episode(env, seed, task.steps, task.keys):
+        for row in _episode(env, seed, task):
             length += 1
             for key, value in row.items():
                 rows[key].append(value)
@@ -157,19 +167,20 @@ def _collect_part(task: _Part) -> int:
     return len(task.seeds)
 
 
-def _episode(
-    env: gym.Env, seed: int, steps: int, keys: ObservationKeys
-) -> Iterator[dict[str, Any]]:
+def _episode(env: gym.Env, seed: int, task: _Part) -> Iterator[dict[str, Any]]:
     """Rows of one episode, one per frame."""
     simulator: Any = env.unwrapped
     behavior = getattr(simulator, "behavior_action", None)
     observation, info = env.reset(seed=seed)
     env.action_space.seed(seed)
+    chance = np.random.default_rng(seed)
     over = False
-    for step in range(steps + 1):
-        last = over or step == steps
+    for step in range(task.steps + 1):
+        last = over or step == task.steps
         action = behavior() if behavior else env.action_space.sample()
-        picture, numbers = keys.frame(observation)
+        if chance.random() < task.random_share:
+            action = env.action_space.sample()
+        picture, numbers = task.keys.frame(observation)
         yield {
             "pixels": picture,
             "proprio": numbers,
@@ -188,7 +199,7 @@ def _write_metadata(
 ) -> None:
     """Write metadata.json, or check that the one that is there says the same."""
     if (folder / "metadata.json").exists():
-        present = read_metadata(folder)
+        present = {"random_share": 0.0, **read_metadata(folder)}
         for key, value in metadata.items():
             if present.get(key) != value:
                 raise ValueError(
