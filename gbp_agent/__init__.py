@@ -27,8 +27,8 @@ from .planners import (
     MPPIConfig,
     MPPIPlanner,
 )
-from .report import EvaluationReport, mcnemar
-from .statistics import bootstrap_interval, wilson_interval
+from .report import EvaluationReport
+from .statistics import bootstrap_interval, mcnemar, wilson_interval
 from .training import (
     AdversarialConfig,
     CloningConfig,

@@ -20,7 +20,8 @@ import gymnasium as gym
 
 from .clips import Clip
 from .plots import Plot, plots
-from .report import COLUMNS, EvaluationReport, mcnemar, write_text
+from .report import COLUMNS, EvaluationReport, write_text
+from .statistics import mcnemar
 
 # Nothing is loaded and nothing is run, whatever the texts hold.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"

@@ -10,7 +10,7 @@ import os
 import platform
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -201,36 +201,6 @@ class EvaluationReport:
         )
 
 
-class McNemar(NamedTuple):
-    """only_a, only_b: episodes that one agent alone solved. p_value: exact and two-sided."""
-
-    only_a: int
-    only_b: int
-    p_value: float
-
-
-def mcnemar(report_a: EvaluationReport, report_b: EvaluationReport) -> McNemar:
-    """Whether two agents differ on the same episodes: the exact two-sided McNemar test.
-
-    Raises ValueError when the two did not play the same episodes.
-    """
-    task_a, task_b = (
-        (r.env_id, r.env_kwargs, sorted(e.seed for e in r.episodes)) for r in (report_a, report_b)
-    )
-    for name, a, b in zip(("env_id", "env_kwargs", "seeds"), task_a, task_b, strict=True):
-        if a != b:
-            raise ValueError(
-                f"the reports have different {name} ({_short(a)} and {_short(b)}); "
-                "evaluate both agents on the same episodes"
-            )
-    solved_b = {episode.seed: episode.success for episode in report_b.episodes}
-    only_a = sum(e.success and not solved_b[e.seed] for e in report_a.episodes)
-    only_b = sum(solved_b[e.seed] and not e.success for e in report_a.episodes)
-    n = only_a + only_b
-    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
-    return McNemar(only_a, only_b, min(1.0, 2 * tail / 2**n))
-
-
 def machine() -> str:
     """The machine in words, for figures."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
@@ -244,11 +214,6 @@ def _number(value: float) -> str:
 def short_number(value: float) -> str:
     """Three digits that count: 0.00147, 885, 1,380."""
     return f"{float(f'{value:.3g}'):,g}"
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,11 +1,15 @@
-"""Intervals of the figures that are reported."""
+"""Intervals of the figures that are reported, and whether two agents differ."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .report import EvaluationReport
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -37,3 +41,38 @@ def bootstrap_interval(values: Sequence[float] | np.ndarray) -> tuple[float, flo
     means = np.random.default_rng(0).choice(array, (1000, len(array))).mean(1)
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
+
+
+class McNemar(NamedTuple):
+    """only_a, only_b: episodes that one agent alone solved. p_value: exact and two-sided."""
+
+    only_a: int
+    only_b: int
+    p_value: float
+
+
+def mcnemar(report_a: EvaluationReport, report_b: EvaluationReport) -> McNemar:
+    """Whether two agents differ on the same episodes: the exact two-sided McNemar test.
+
+    Raises ValueError when the two did not play the same episodes.
+    """
+    task_a, task_b = (
+        (r.env_id, r.env_kwargs, sorted(e.seed for e in r.episodes)) for r in (report_a, report_b)
+    )
+    for name, a, b in zip(("env_id", "env_kwargs", "seeds"), task_a, task_b, strict=True):
+        if a != b:
+            raise ValueError(
+                f"the reports have different {name} ({_short(a)} and {_short(b)}); "
+                "evaluate both agents on the same episodes"
+            )
+    solved_b = {episode.seed: episode.success for episode in report_b.episodes}
+    only_a = sum(e.success and not solved_b[e.seed] for e in report_a.episodes)
+    only_b = sum(solved_b[e.seed] and not e.success for e in report_a.episodes)
+    n = only_a + only_b
+    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
+    return McNemar(only_a, only_b, min(1.0, 2 * tail / 2**n))
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
