@@ -22,9 +22,7 @@ class MPCConfig:
     runs out in gradient planning: backward computes every model step once more, instead of keeping
     what was computed in it. It changes no number but the time of a gradient step. compile: pass the
     roll-outs through torch.compile, which needs a C++ compiler, at the first decision. It is off
-    because it does not pay within an episode of ten decisions: of the shipped "pusht" it took 4
-    minutes on one thread of a slow core, and then a gradient step was 1.0 to 1.3 times as fast for
-    one environment, and for 50 at most 1.1 times.
+    because it takes minutes, which steps that are hardly faster do not pay back within an episode.
     """
 
     horizon: int = 5

@@ -82,9 +82,7 @@ def collect(
         ValueError: bad counts, seeds or share, or the folder holds a collection with other
             settings.
     """
-    _check(episodes, seed, steps, episodes_per_part)
-    if not 0 <= random_share <= 1:
-        raise ValueError(f"random_share must lie in 0…1, got {random_share}")
+    _check(episodes, seed, steps, episodes_per_part, random_share)
     folder = Path(folder)
     spec = gym.spec(env_id) if isinstance(env_id, str) else env_id
     metadata: dict[str, Any] = {
@@ -114,7 +112,9 @@ def collect(
     return TrajectoryDataset(folder)
 
 
-def _check(episodes: int, seed: int, steps: int, episodes_per_part: int) -> None:
+def _check(
+    episodes: int, seed: int, steps: int, episodes_per_part: int, random_share: float
+) -> None:
     if episodes < 1 or steps < 1 or episodes_per_part < 1:
         raise ValueError(
             "episodes, steps and episodes_per_part must be at least 1, "
@@ -125,6 +125,8 @@ def _check(episodes: int, seed: int, steps: int, episodes_per_part: int) -> None
             f"seeds {seed} to {seed + episodes} must lie in 0…{EVALUATION_SEEDS_BEGIN}; "
             "those above are kept for evaluation"
         )
+    if not 0 <= random_share <= 1:
+        raise ValueError(f"random_share must lie in 0…1, got {random_share}")
 
 
 def _parts(

@@ -93,6 +93,11 @@ class TrajectoryDataset:
         return Windows(self, frames, frameskip, episodes)
 
 
+def evenly_chosen(episodes: np.ndarray, count: int) -> np.ndarray:
+    """About `count` of the episodes, evenly; all where they are fewer."""
+    return episodes[:: max(1, len(episodes) // count)]
+
+
 class Windows(torch.utils.data.Dataset[dict[str, Tensor]]):
     """Windows (frames, proprioception, actions, state) cut from episodes, at every offset.
 

@@ -1,7 +1,7 @@
 """nn.Modules only: what maps pictures to latents, latents to latents, latents to pictures."""
 
 from .decoder import ConvDecoder, LinearDecoder
-from .encoder import ConvEncoder, LinearEncoder
+from .encoder import ConvEncoder, LinearEncoder, darkness
 from .initialize import initialize
 from .initializer import PlanInitializer
 from .predictor import MLPPredictor
@@ -17,5 +17,6 @@ __all__ = [
     "PatchEncoder",
     "PatchPredictor",
     "PlanInitializer",
+    "darkness",
     "initialize",
 ]

@@ -47,7 +47,7 @@ class ConvEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (N, S, S, 3) uint8 → latents (N, D) float."""
-        maps = self.norm(self.features(_darkness(pixels, self.head.weight.dtype)).float())
+        maps = self.norm(self.features(darkness(pixels, self.head.weight.dtype)).float())
         share = F.softmax(maps.flatten(2) * self.sharpness, dim=-1).unflatten(2, maps.shape[2:])
         x = (share.sum(2) * self.grid).sum(-1)
         y = (share.sum(3) * self.grid).sum(-1)
@@ -69,11 +69,11 @@ class LinearEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (N, S, S, 3) uint8 → latents (N, D) float."""
-        latents: Tensor = self.head(_darkness(pixels, self.head.weight.dtype).mean(1).flatten(1))
+        latents: Tensor = self.head(darkness(pixels, self.head.weight.dtype).mean(1).flatten(1))
         return latents
 
 
-def _darkness(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+def darkness(pixels: Tensor, dtype: torch.dtype) -> Tensor:
     """Pixels (N, S, S, 3) uint8 → (N, 3, S, S), where white is zero, so that an even ground gives
     an even feature map."""
     return 1.0 - pixels.permute(0, 3, 1, 2).to(dtype) / 255.0

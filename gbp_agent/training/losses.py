@@ -6,17 +6,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..networks import darkness
 
-def reconstruction(darkness: Tensor, pixels: Tensor, foreground_weight: float) -> Tensor:
+
+def reconstruction(decoded: Tensor, pixels: Tensor, foreground_weight: float) -> Tensor:
     """Weighted mean squared error of a decoded picture.
 
-    darkness: (N, 3, S, S), the decoder's output; pixels: (N, S, S, 3) uint8. Pixels that differ
+    decoded: (N, 3, S, S), the decoder's output; pixels: (N, S, S, 3) uint8. Pixels that differ
     from white count `foreground_weight` times as much as the white ground, which otherwise drowns
     small objects.
     """
-    target = 1.0 - pixels.permute(0, 3, 1, 2).float() / 255.0
+    target = darkness(pixels, torch.float32)
     weight = 1.0 + (foreground_weight - 1.0) * (target.amax(1, keepdim=True) > 0.05)
-    return (weight * (darkness.float() - target).square()).mean()
+    return (weight * (decoded.float() - target).square()).mean()
 
 
 def relative_error(predicted: Tensor, target: Tensor) -> Tensor:

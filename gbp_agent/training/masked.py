@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data import TrajectoryDataset
+from ..data import TrajectoryDataset, evenly_chosen
 from ..networks import PatchDecoder, initialize
 from ..patch import PatchWorldModel
 from . import losses
 from .loop import LoopConfig, optimize
 
-SAMPLE = 4000  # frames by which tokens are standardised
+EPISODES, SAMPLE = 200, 4000  # episodes and frames by which tokens are standardised, at most about
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,6 @@ def _last_norm(model: PatchWorldModel) -> nn.LayerNorm:
 
 
 def _sample(dataset: TrajectoryDataset, episodes: np.ndarray) -> Tensor:
-    """Frames that are chosen evenly, at most about SAMPLE."""
-    chosen = episodes[:: max(1, len(episodes) * 30 // SAMPLE)]
-    frames = torch.from_numpy(dataset.array("pixels", chosen))
+    """Frames that are chosen evenly."""
+    frames = torch.from_numpy(dataset.array("pixels", evenly_chosen(episodes, EPISODES)))
     return frames[:: max(1, len(frames) // SAMPLE)]

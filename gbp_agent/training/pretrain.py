@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import save_checkpoint
 from ..compact import CompactConfig, CompactWorldModel
-from ..data import TrajectoryDataset
+from ..data import TrajectoryDataset, evenly_chosen
 from ..data.latents import LatentDataset
 from ..diagnostics import judge
 from ..networks import initialize
@@ -95,7 +95,7 @@ def pretrain(config: PretrainConfig) -> LatentWorldModel:
             fit_principal_components(model, dataset, training, blur, config.progress)
         else:
             train_representation(model, dataset, training, config.representation, *how)
-        sample = dataset_sample(training, 200)
+        sample = evenly_chosen(training, 200)
         standardize_latents(model, dataset, sample, config.whitening)
     elif isinstance(model, PatchWorldModel):
         train_patch_representation(model, dataset, training, config.masked, *how)
@@ -183,11 +183,6 @@ def draw_proposals(
         config.proposal_steps + 1, config.frameskip, episodes, config.proposals, seed
     )
     return next(source)[1]
-
-
-def dataset_sample(episodes: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` episodes, evenly chosen."""
-    return episodes[:: max(1, len(episodes) // count)]
 
 
 def _build(

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..compact import CompactWorldModel
 from ..data import TrajectoryDataset
+from ..networks import darkness
 
 FRAMES = 20_000  # that are looked at, at most
 AT_ONCE = 50  # episodes in memory
@@ -36,8 +37,8 @@ def fit_principal_components(
     chunks = [episodes[i : i + AT_ONCE] for i in range(0, len(episodes), AT_ONCE)]
     for chunk in tqdm(chunks, desc="principal components", disable=not progress):
         frames = torch.from_numpy(dataset.array("pixels", chunk)[::stride])
-        darkness = 1.0 - frames.permute(0, 3, 1, 2).float() / 255.0
-        blurred.append((smooth @ darkness.mean(1) @ smooth.T).flatten(1))
+        grey = darkness(frames, torch.float32).mean(1)
+        blurred.append((smooth @ grey @ smooth.T).flatten(1))
         pictures.append(frames)
     rows = torch.cat(blurred)
     if len(rows) <= width:
@@ -76,11 +77,13 @@ def _regression(latents: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
     centered = (latents - mean).double()
     moments = centered.T @ centered
     moments += RIDGE * moments.diagonal().min() * torch.eye(len(moments), dtype=torch.double)
-    products, total = 0.0, 0.0
+    pixels = pictures[0].numel()
+    total = torch.zeros(pixels, dtype=torch.double)
+    products = torch.zeros(len(moments), pixels, dtype=torch.double)
     for rows, frames in zip(centered.split(1000), pictures.split(1000), strict=True):
-        darkness = (1.0 - frames.permute(0, 3, 1, 2).float() / 255.0).flatten(1).double()
-        products = products + rows.T @ darkness
-        total = total + darkness.sum(0)
+        wanted = darkness(frames, torch.float64).flatten(1)
+        products += rows.T @ wanted
+        total += wanted.sum(0)
     weight = torch.linalg.solve(moments, products).T
     bias = total / len(pictures) - weight @ mean.double()
     return weight.float(), bias.float()
