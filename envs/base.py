@@ -88,6 +88,15 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         if obs_type == "state":
             self.compute_reward = self._compute_reward
 
+    @property
+    def mirror_symmetry(self) -> dict[str, Any]:
+        """Under which reflections the env looks and moves the same; empty for none.
+
+        axes: "x" swaps left and right, "y" top and bottom, "xy" both. proprio, action: a letter per
+        number, the axis that turns its sign or "-". proprio_center: where the mirror stands.
+        """
+        return {}
+
     # What a subclass provides ----------------------------------------------------------------
 
     def set_state(self, state: np.ndarray) -> None:

@@ -85,6 +85,11 @@ class ParticleEnv(GoalReachingEnv):
         super().__init__(obs_type, goal_mode, goal_steps, image_size, render_mode)
         self._exact: np.ndarray = np.zeros(len(self.state_names))
 
+    @property
+    def mirror_symmetry(self) -> dict[str, Any]:
+        axes = ["x", "y", "xy"]
+        return {"axes": axes, "proprio": "-", "proprio_center": [0.0], "action": "xyxy"}
+
     # What a subclass provides ----------------------------------------------------------------
 
     def _populate(self, space: pymunk.Space, state: np.ndarray) -> list[pymunk.Body]:

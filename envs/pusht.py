@@ -30,7 +30,7 @@ block and the PD law of Chi et al. (Diffusion Policy, 2023) and the relative act
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import cv2
 import numpy as np
@@ -127,6 +127,18 @@ class PushTEnv(GoalReachingEnv):
         self._space.add(*self._bodies, *self._shapes)
         self._exact: np.ndarray = np.zeros(len(self.state_names))
         self._behavior = _Behavior()
+
+    @property
+    def mirror_symmetry(self) -> dict[str, Any]:
+        """Both axes, but for the published look, whose fixed T has a place."""
+        if self.look == "published":
+            return {}
+        return {
+            "axes": ["x", "y", "xy"],
+            "proprio": "xyxy",
+            "proprio_center": [ARENA / 2, ARENA / 2, 0.0, 0.0],
+            "action": "xy",
+        }
 
     def set_state(self, state: np.ndarray) -> None:
         self._exact = np.array(state, dtype=np.float64)

@@ -219,6 +219,7 @@ def _write_metadata(
             "action_high": actions.high.tolist(),
             "state_names": list(getattr(simulator, "state_names", ())),
             "state_periods": dict(getattr(simulator, "state_periods", {})),
+            "mirror_symmetry": dict(getattr(simulator, "mirror_symmetry", {})),
         }
     about["versions"] = {"gymnasium": gym.__version__, "numpy": np.__version__}
     temporary = folder / "metadata.json.tmp"

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ..types import Latent
 from ..world_model import LatentWorldModel, join
 from .dataset import TrajectoryDataset
+from .mirrors import Mirror, mirrors_of
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,15 @@ class LatentDataset:
         several tokens per frame, whose latents are many.
     actions: (n, A) float32, z-scored, taken after the frame of the same row.
     begin, length: (episodes,) int64, first row and number of frames of each episode.
+    copies: how often the dataset's episodes are there, mirrored: the first copy of all of them,
+        then the second. Whoever names an episode for its windows means all its copies.
     """
 
     latents: Tensor
     actions: Tensor
     begin: Tensor
     length: Tensor
+    copies: int = 1
 
     @classmethod
     def encode(
@@ -39,16 +43,30 @@ class LatentDataset:
         file: Path,
         progress: bool = True,
         batch_size: int = 512,
+        mirrors: bool = False,
     ) -> LatentDataset:
-        """Read the latents from `file`, or encode the dataset and write it there."""
-        length = torch.from_numpy(dataset.episodes[:, 2].copy())
-        actions = model.action_normalizer.normalize(
-            torch.from_numpy(dataset.array("action")).to(model.device)
-        )
-        if not file.exists():
-            _write(model, dataset, file, progress, batch_size)
-        latents = torch.from_numpy(np.load(file))
-        return cls(latents, actions.cpu(), torch.cumsum(length, 0) - length, length)
+        """Read the latents from `file`, or encode the dataset and write it there.
+
+        With `mirrors`, the mirrored copies of the dataset follow, each from a file beside that one:
+        latents.npy, latents-x.npy, …
+
+        Raises:
+            ValueError: mirrored copies of an environment that names no symmetry.
+        """
+        views = mirrors_of(dataset.metadata) if mirrors else [None]
+        env_actions = dataset.array("action")
+        latents, actions = [], []
+        for view in views:
+            path = file if view is None or not view.axes else _beside(file, view.axes)
+            if not path.exists():
+                _write(model, dataset, path, progress, batch_size, view)
+            latents.append(torch.from_numpy(np.load(path)))
+            seen = env_actions if view is None else view.action(env_actions)
+            normalized = model.action_normalizer.normalize(torch.from_numpy(seen).to(model.device))
+            actions.append(normalized.cpu())
+        length = torch.from_numpy(dataset.episodes[:, 2].copy()).repeat(len(views))
+        begin = torch.cumsum(length, 0) - length
+        return cls(torch.cat(latents), torch.cat(actions), begin, length, len(views))
 
     def windows(
         self,
@@ -64,6 +82,8 @@ class LatentDataset:
         The windows of step k depend on `seed` and k alone.
         """
         chosen = torch.from_numpy(np.asarray(episodes))
+        stride = len(self.length) // self.copies
+        chosen = torch.cat([chosen + copy * stride for copy in range(self.copies)])
         span = (frames - 1) * frameskip
         chosen = chosen[self.length[chosen] > span]
         if not len(chosen):
@@ -111,19 +131,28 @@ def encode_frames(
     return torch.cat(found)
 
 
+def _beside(file: Path, axes: str) -> Path:
+    return file.with_stem(f"{file.stem}-{axes}")
+
+
 def _write(
     model: LatentWorldModel,
     dataset: TrajectoryDataset,
     file: Path,
     progress: bool,
     batch_size: int,
+    mirror: Mirror | None,
 ) -> None:
     model.eval()
     found = []
-    with tqdm(total=dataset.frames, desc="encode", unit="frame", disable=not progress) as bar:
+    with tqdm(
+        total=dataset.frames, desc=f"encode {file.name}", unit="frame", disable=not progress
+    ) as bar:
         for first in range(0, len(dataset), 10):
             episodes = range(first, min(first + 10, len(dataset)))
             pixels, proprio = (dataset.array(k, episodes) for k in ("pixels", "proprio"))
+            if mirror is not None:
+                pixels, proprio = mirror.pixels(pixels), mirror.proprio(proprio)
             latents = encode_frames(model, pixels, proprio, batch_size).numpy()
             found.append(latents.astype(np.float16) if model.tokens > 1 else latents)
             bar.update(len(proprio))

@@ -74,6 +74,9 @@ class FinetuneConfig:
     latents: Path | None = None
     """File of the data's latents, made if it is not there; in `out` by default. Runs with the same
     encoder and data can share it."""
+    mirrors: bool = False
+    """Learn from mirrored copies of the data and of the planner's trajectories as well, which the
+    data's env must allow (`mirror_symmetry`); each copy is encoded."""
     workers: int | None = None
     """Simulator processes of the online methods; one per processor by default."""
     held_out: float = 0.05
@@ -121,7 +124,7 @@ def finetune(config: FinetuneConfig) -> LatentWorldModel:
     model.to(config.device)
     training, held_out = dataset.split(config.held_out)
     file = config.latents or config.out / "latents.npy"
-    latents = LatentDataset.encode(model, dataset, file, config.progress)
+    latents = LatentDataset.encode(model, dataset, file, config.progress, mirrors=config.mirrors)
     with ExitStack() as stack:
         batches = _batches(config, model, planning, dataset, latents, training, stack)
         model.predictor.requires_grad_(True)  # an agent freezes its model

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..agent import WorldModelMPCAgent
 from ..data import TrajectoryDataset
 from ..data.latents import LatentDataset, encode_frames
+from ..data.mirrors import Mirror, mirrors_of
 from ..data.simulate import Simulator
 from ..planners import GradientConfig
 
@@ -67,7 +68,8 @@ class OnlineBatches:
 
     Args:
         agent: acts in the simulator; its model is the one in training.
-        dataset, latents: the training data; episodes: the part of it to use.
+        dataset, latents: the training data; episodes: the part of it to use. Where the latents are
+            of mirrored copies too, so are those of the agent's trajectories.
     """
 
     def __init__(
@@ -89,6 +91,9 @@ class OnlineBatches:
         self._config = config
         self._folder = folder
         self._seed = seed
+        self._views: list[Mirror | None] = [None]
+        if latents.copies > 1:
+            self._views = [*mirrors_of(dataset.metadata)]
         folder.mkdir(parents=True, exist_ok=True)
 
     def windows(self, frames: int, count: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -114,9 +119,9 @@ class OnlineBatches:
         """The trajectories of all rounds up to this one, which is acted out if need be."""
         rounds = -(-self._config.buffer // self._config.trajectories)
         kept = [self._round(i) for i in range(max(0, number - rounds + 1), number + 1)]
+        most = self._config.buffer * len(self._views)
         latents, actions = (
-            torch.cat([part[key] for part in kept])[-self._config.buffer :]
-            for key in ("latents", "actions")
+            torch.cat([part[key] for part in kept])[-most:] for key in ("latents", "actions")
         )
         length = torch.full((len(latents),), latents.shape[1])
         begin = torch.cumsum(length, 0) - length
@@ -158,13 +163,18 @@ class OnlineBatches:
             actions.append(taken)
             states = frames.state[:, -1]
             observation |= {"pixels": frames.pixels[:, -1], "proprio": frames.proprio[:, -1]}
-        return self._encoded(*(np.concatenate(part, 1) for part in (pixels, proprio, actions)))
+        seen = [np.concatenate(part, 1) for part in (pixels, proprio, actions)]
+        copies = [self._encoded(view, *seen) for view in self._views]
+        return {key: torch.cat([copy[key] for copy in copies]) for key in copies[0]}
 
     def _encoded(
-        self, pixels: np.ndarray, proprio: np.ndarray, actions: np.ndarray
+        self, view: Mirror | None, pixels: np.ndarray, proprio: np.ndarray, actions: np.ndarray
     ) -> dict[str, Tensor]:
         """Frames (B, n, …) and the env actions between them (B, n-1, A), as a round keeps them."""
         model = self._agent.model
+        if view is not None:
+            pixels, proprio = view.pixels(pixels), view.proprio(proprio)
+            actions = view.action(actions)
         shape = pixels.shape[:2]
         frames = (pixels.reshape(-1, *pixels.shape[2:]), proprio.reshape(-1, proprio.shape[2]))
         latents = encode_frames(model, *frames).unflatten(0, shape)

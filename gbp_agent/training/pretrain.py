@@ -1,7 +1,7 @@
 """Pre-training of a world model: from a dataset folder to a checkpoint folder.
 
 1. representation  encoder and decoder, on pixels                       representation.py
-                   (a linear encoder: principal.py; patch tokens: masked.py)
+                   (a linear encoder: principal.py; patch tokens: masked.py; or another model's)
 2. latents         standardised; the whole dataset is encoded once      data/latents.py
 3. dynamics        the predictor, on cached latents                     dynamics.py
 4. initializer     first guesses of plans, on cached latents            initializer.py
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import save_checkpoint
+from ..checkpoint import load_checkpoint, save_checkpoint
 from ..compact import CompactConfig, CompactWorldModel
 from ..data import TrajectoryDataset, evenly_chosen
 from ..data.latents import LatentDataset
@@ -51,9 +51,14 @@ class PretrainConfig:
         the proprioception alone, without a first phase.
     model: fields of CompactConfig, PatchConfig or StateConfig that are not read off the data, e.g.
         {"latent_dim": 32}.
+    encoder_of: a finished model (a shipped name, a folder, hf://owner/repo) whose encoder, decoder
+        and normalisation are taken over instead of the first phase; `model` must say the same of
+        them.
     whitening: 0 keeps the shape of the latent distribution, 1 gives each principal direction unit
         variance; the mean variance is 1 in any case.
     planning: settings that the agent will take up: {"mpc": …, "objective": …, "planners": …}.
+    mirrors: the predictor learns from mirrored copies of the data too, which the data's env must
+        allow (`mirror_symmetry`); each copy is encoded.
     held_out: share of the episodes that is kept for judging.
     precision: "bf16" computes the networks in bfloat16, "fp32" does not, "auto" does where the
         processor has matrix instructions for it.
@@ -67,8 +72,10 @@ class PretrainConfig:
     masked: MaskedConfig = field(default_factory=MaskedConfig)
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     initializer: InitializerConfig = field(default_factory=InitializerConfig)
+    encoder_of: str | None = None
     whitening: float = 0.0
     planning: dict[str, Any] = field(default_factory=dict)
+    mirrors: bool = False
     held_out: float = 0.05
     seed: int = 0
     device: str = "cpu"
@@ -80,7 +87,8 @@ def pretrain(config: PretrainConfig) -> LatentWorldModel:
     """Train, judge and save a world model; returns it in eval mode.
 
     Raises:
-        FileNotFoundError, ValueError: the data cannot be read, or `out` holds another run.
+        KeyError, FileNotFoundError, ValueError: the data or the model with the encoder cannot be
+            read or do not fit, or `out` holds another run.
     """
     begun = time.monotonic()
     dataset = TrajectoryDataset(config.data)
@@ -89,7 +97,9 @@ def pretrain(config: PretrainConfig) -> LatentWorldModel:
     model = _build(config, dataset, training)
     bfloat16 = uses_bfloat16(config.precision, config.device)
     how = (config.out, config.seed, bfloat16, config.progress)
-    if isinstance(model, CompactWorldModel):
+    if config.encoder_of is not None:
+        take_encoder(model, config.encoder_of)
+    elif isinstance(model, CompactWorldModel):
         if model.config.encoder == "linear":
             blur = config.representation.blur
             fit_principal_components(model, dataset, training, blur, config.progress)
@@ -99,7 +109,9 @@ def pretrain(config: PretrainConfig) -> LatentWorldModel:
         standardize_latents(model, dataset, sample, config.whitening)
     elif isinstance(model, PatchWorldModel):
         train_patch_representation(model, dataset, training, config.masked, *how)
-    latents = LatentDataset.encode(model, dataset, config.out / "latents.npy", config.progress)
+    latents = LatentDataset.encode(
+        model, dataset, config.out / "latents.npy", config.progress, mirrors=config.mirrors
+    )
     model.proposals.copy_(draw_proposals(latents, training, model.config, config.seed))
     train_dynamics(model, latents, training, config.dynamics, *how)
     train_initializer(model, latents, training, config.initializer, *how)
@@ -111,6 +123,31 @@ def pretrain(config: PretrainConfig) -> LatentWorldModel:
         config.out / "checkpoint", model, planning=config.planning, card=card, half=True
     )
     return model.eval().requires_grad_(False)
+
+
+def take_encoder(model: LatentWorldModel, source: str) -> None:
+    """Copy all that the later phases do not train from the model `source`, in place.
+
+    Raises:
+        KeyError, FileNotFoundError: there is no such model.
+        ValueError: its encoder has another shape.
+    """
+    trained_later = ("predictor.", "initializer.", "proposals")
+    other, _ = load_checkpoint(source)
+    own, given = (
+        {k: v for k, v in m.state_dict().items() if not k.startswith(trained_later)}
+        for m in (model, other)
+    )
+    odd = sorted(
+        key
+        for key in own.keys() | given.keys()
+        if key not in own or key not in given or own[key].shape != given[key].shape
+    )
+    if odd:
+        raise ValueError(
+            f"the encoder of {source} is not of the shape that `model` asks for: {', '.join(odd)}"
+        )
+    model.load_state_dict(given, strict=False)
 
 
 @torch.no_grad()
