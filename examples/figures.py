@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from gbp_agent import EvaluationReport, mcnemar, wilson_interval
+from gbp_agent import EvaluationReport, distance_difference, mcnemar, wilson_interval
 from gbp_agent.report import write_text
 
 matplotlib.use("Agg")
@@ -81,6 +81,8 @@ def tables(out: Path) -> Iterator[str]:
                     yield "Final distance, half arenas, with its bootstrap 95 % interval:\n"
                     yield from grid(cells, distance)
                     yield ""
+                    yield from distance_rows(cells)
+                    yield ""
                 yield from test_rows(cells)
                 yield ""
 
@@ -116,8 +118,11 @@ def distance(report: EvaluationReport) -> str:
     return f"{report.mean_distance:.3f} ({low:.3f}–{high:.3f})"
 
 
-def test_rows(cells: dict[tuple[str, str], EvaluationReport]) -> Iterator[str]:
-    """Paired tests: finetuned against base and controls, Adam against CEM on the same model."""
+Cells = dict[tuple[str, str], EvaluationReport]
+
+
+def compared(cells: Cells) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    """Pairs of cells: finetuned against base and controls, Adam against CEM on the same model."""
     pairs = [
         ((model, planner), (control, planner))
         for planner in ("adam", "gradient")
@@ -125,15 +130,34 @@ def test_rows(cells: dict[tuple[str, str], EvaluationReport]) -> Iterator[str]:
         for control in MODELS[:3]
         if MODELS.index(control) < MODELS.index(model)
     ]
-    pairs += [((model, "gradient"), ("base", "cem")) for model in MODELS[1:]]
+    pairs += [((model, "gradient"), ("base", "cem")) for model in MODELS]
     pairs += [((model, "gradient"), (model, "cem-tuned")) for model in MODELS]
-    pairs = [(a, b) for a, b in pairs if a in cells and b in cells]
+    return [(a, b) for a, b in pairs if a in cells and b in cells]
+
+
+def titled(cell: tuple[str, str]) -> str:
+    return f"{cell[0]}, {PLANNERS[cell[1]]}"
+
+
+def test_rows(cells: Cells) -> Iterator[str]:
+    """Paired tests of success."""
+    pairs = compared(cells)
     if pairs:
         yield "| a | b | only a | only b | p (McNemar) |\n|---|---|---|---|---|"
     for a, b in pairs:
         found = mcnemar(cells[a], cells[b])
-        names = " | ".join(f"{model}, {PLANNERS[planner]}" for model, planner in (a, b))
-        yield f"| {names} | {found.only_a} | {found.only_b} | {found.p_value:.3g} |"
+        counts = f"{found.only_a} | {found.only_b} | {found.p_value:.3g}"
+        yield f"| {titled(a)} | {titled(b)} | {counts} |"
+
+
+def distance_rows(cells: Cells) -> Iterator[str]:
+    """Paired differences of the final distance, with bootstrap 95 % intervals."""
+    pairs = compared(cells)
+    if pairs:
+        yield "| a | b | final distance, a less b |\n|---|---|---|"
+    for a, b in pairs:
+        mean, low, high = distance_difference(cells[a], cells[b])
+        yield f"| {titled(a)} | {titled(b)} | {mean:+.3f} ({low:+.3f} to {high:+.3f}) |"
 
 
 def card_rows(out: Path, task: str, model: str) -> Iterator[str]:

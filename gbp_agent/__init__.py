@@ -28,7 +28,7 @@ from .planners import (
     MPPIPlanner,
 )
 from .report import EvaluationReport
-from .statistics import bootstrap_interval, mcnemar, wilson_interval
+from .statistics import bootstrap_interval, distance_difference, mcnemar, wilson_interval
 from .training import (
     AdversarialConfig,
     CloningConfig,
@@ -96,6 +96,7 @@ __all__ = [
     "bootstrap_interval",
     "clone",
     "collect",
+    "distance_difference",
     "evaluate",
     "finetune",
     "load_baseline",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from .report import EvaluationReport
+    from .report import Episode, EvaluationReport
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -56,6 +56,34 @@ def mcnemar(report_a: EvaluationReport, report_b: EvaluationReport) -> McNemar:
 
     Raises ValueError when the two did not play the same episodes.
     """
+    pairs = [(a.success, b.success) for a, b in _paired(report_a, report_b)]
+    only_a, only_b = pairs.count((True, False)), pairs.count((False, True))
+    n = only_a + only_b
+    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
+    return McNemar(only_a, only_b, min(1.0, 2 * tail / 2**n))
+
+
+class Difference(NamedTuple):
+    """mean: of a's figure less b's over the episodes; low, high: its bootstrap 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def distance_difference(report_a: EvaluationReport, report_b: EvaluationReport) -> Difference:
+    """How much further from their goals a ended than b, on the same episodes, in the env's unit.
+
+    Raises ValueError when the two did not play the same episodes.
+    """
+    values = [a.distance - b.distance for a, b in _paired(report_a, report_b)]
+    return Difference(float(np.mean(values)), *bootstrap_interval(values))
+
+
+def _paired(
+    report_a: EvaluationReport, report_b: EvaluationReport
+) -> list[tuple[Episode, Episode]]:
+    """The two agents' episodes, side by side."""
     task_a, task_b = (
         (r.env_id, r.env_kwargs, sorted(e.seed for e in r.episodes)) for r in (report_a, report_b)
     )
@@ -65,12 +93,8 @@ def mcnemar(report_a: EvaluationReport, report_b: EvaluationReport) -> McNemar:
                 f"the reports have different {name} ({_short(a)} and {_short(b)}); "
                 "evaluate both agents on the same episodes"
             )
-    solved_b = {episode.seed: episode.success for episode in report_b.episodes}
-    only_a = sum(e.success and not solved_b[e.seed] for e in report_a.episodes)
-    only_b = sum(solved_b[e.seed] and not e.success for e in report_a.episodes)
-    n = only_a + only_b
-    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
-    return McNemar(only_a, only_b, min(1.0, 2 * tail / 2**n))
+    of_b = {episode.seed: episode for episode in report_b.episodes}
+    return [(episode, of_b[episode.seed]) for episode in report_a.episodes]
 
 
 def _short(value: object) -> str:

@@ -20,6 +20,7 @@ from gbp_agent import (
     NoOpAgent,
     RandomAgent,
     bootstrap_interval,
+    distance_difference,
     evaluate,
     mcnemar,
     record_episode,
@@ -214,6 +215,24 @@ def test_mcnemar() -> None:
     assert result.p_value == pytest.approx(2 * (1 + 9) / 2**9)
     assert mcnemar(b, a).p_value == result.p_value
     assert mcnemar(a, a) == (0, 0, 1.0)
+
+
+def test_distance_difference_pairs_the_episodes() -> None:
+    report = evaluate(Counter(), "Countdown-v0", 1, progress=False)
+
+    def at(distances: dict[int, float]) -> EvaluationReport:
+        first = report.episodes[0]
+        return replace(
+            report, episodes=[replace(first, seed=s, distance=d) for s, d in distances.items()]
+        )
+
+    a, b = at({0: 1.0, 1: 5.0, 2: 9.0}), at({2: 8.5, 0: 0.5, 1: 4.5})
+    assert distance_difference(a, b) == pytest.approx((0.5, 0.5, 0.5))
+    mean, low, high = distance_difference(a, at({0: 0.0, 1: 5.0, 2: 9.5}))
+    assert mean == pytest.approx(0.5 / 3)
+    assert -0.5 <= low < mean < high <= 1.0
+    with pytest.raises(ValueError, match="different seeds"):
+        distance_difference(a, at({0: 1.0}))
 
 
 def test_mcnemar_needs_the_same_episodes() -> None:
