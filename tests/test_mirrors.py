@@ -42,8 +42,9 @@ TINY = {"latent_dim": 4, "encoder_width": 2, "keypoints": 4, "frameskip": 2, "pr
 def pusht_data(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryDataset:
     folder = tmp_path_factory.mktemp("pusht") / "data"
     return collect(
-        "gbp/PushT-v0", 5, 0, folder, steps=14, workers=1, image_size=SIZE, progress=False
-    )
+        "gbp/PushT-v0", 5, 0, folder, steps=14, workers=1, image_size=SIZE, progress=False,
+        random_share=0.25,
+    )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -169,6 +170,8 @@ def test_runs_with_mirrors(pusht_data: TrajectoryDataset, tmp_path: Path) -> Non
         **quick,
     )
     pretrain(run)
+    card = (tmp_path / "base" / "checkpoint" / "README.md").read_text()
+    assert "gave way to a random action at 25% of the steps" in card
     online = OnlineConfig(every=2, trajectories=2, model_steps=2)
     tuned = FinetuneConfig(
         model=str(tmp_path / "base" / "checkpoint"),

@@ -104,9 +104,11 @@ def _origin(about: dict[str, Any]) -> str:
             f"{about['episodes']} episodes of at most {about['steps']} steps of "
             f"`{about['env_id']}`,\nfrom {about['source']}"
         )
+    share = about.get("random_share", 0.0)
+    chance = f",\nwhich gave way to a random action at {share:.0%} of the steps" if share else ""
     return (
         f"{about['episodes']} episodes of {about['steps']} steps by the behaviour policy of "
-        f"`{about['env_id']}`, reset seeds {about['seed']} to\n"
+        f"`{about['env_id']}`{chance}, reset seeds {about['seed']} to\n"
         f"{about['seed'] + about['episodes'] - 1}"
     )
 
