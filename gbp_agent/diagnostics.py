@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .data import TrajectoryDataset
+from .data import TrajectoryDataset, evenly_chosen
 from .data.latents import LatentDataset
 from .networks import initialize
 from .world_model import LatentWorldModel, join
@@ -158,7 +158,8 @@ def judge(
     """Probe, spectrum and multi-step error of a model, all on held-out episodes.
 
     Returns {"probe": median errors, "effective_rank", "spectrum": eigenvalues of the visual part
-    (of one token, over all tokens), "prediction": see prediction_errors}.
+    (of one token, over all tokens), "prediction": see prediction_errors, and under
+    "prediction_training" the same on as many episodes of the training}.
     """
     generator = torch.Generator().manual_seed(seed)
     names = dataset.metadata["state_names"]
@@ -172,15 +173,19 @@ def judge(
         probe.fit(*_labelled(dataset, latents, known), generator)
         errors = probe.errors(seen, states)
     visual = model.split(seen).visual.flatten(0, 1) if model.token_width else seen
-    frames = model.history + 5
-    rows = latents.evenly(held_out, frames, model.config.frameskip, stride=7)
-    windows, actions = latents.window(rows, frames, model.config.frameskip)
-    device = model.device
+
+    def predicted(episodes: np.ndarray) -> dict[str, list[float]]:
+        frames, frameskip = model.history + 5, model.config.frameskip
+        rows = latents.evenly(episodes, frames, frameskip, stride=7)
+        windows, actions = latents.window(rows, frames, frameskip)
+        return prediction_errors(model, windows.to(model.device), actions.to(model.device))
+
     return {
         "probe": errors,
         "effective_rank": effective_rank(visual),
         "spectrum": [round(float(v), 4) for v in spectrum(visual)],
-        "prediction": prediction_errors(model, windows.to(device), actions.to(device)),
+        "prediction": predicted(held_out),
+        "prediction_training": predicted(evenly_chosen(training, len(held_out))),
     }
 
 

@@ -351,6 +351,7 @@ def test_run_leaves_its_figures(runs: Any) -> None:
     metrics = json.loads((out / "metrics.json").read_text())
     assert set(metrics["probe"]) == {"x", "y"}
     assert len(metrics["prediction"]["ratio"]) == 5
+    assert metrics["prediction_training"]["copy"] != metrics["prediction"]["copy"]
     assert 1 <= metrics["effective_rank"] <= 4
     card = (out / "checkpoint" / "README.md").read_text()
     assert "gbp/Wall-v0" in card

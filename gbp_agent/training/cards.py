@@ -39,7 +39,8 @@ Median error of a small MLP probe from the latent to the simulator's state, in t
 {probe}
 
 Mean squared error of predicted latents relative to predicting no change, after 1, 2, … model
-steps: {ratio}. Effective rank of the {what}: {rank:.1f} of {width}.
+steps: {ratio}; on episodes of the training {seen}.
+Effective rank of the {what}: {rank:.1f} of {width}.
 """
 _COMPACT = """A compact latent world model: one vector of {latent_dim} numbers per frame of
 {image_size} px{how}, beside the z-scored proprioception ({proprio_dim} numbers)"""
@@ -92,9 +93,14 @@ def model_card(
         machine=machine,
         settings=json.dumps(shown, indent=1),
         probe=f"| quantity | error |\n|---|---|\n{rows}",
-        ratio=", ".join(f"{v:.3f}" for v in metrics["prediction"]["ratio"]),
+        ratio=_ratios(metrics["prediction"]),
+        seen=_ratios(metrics["prediction_training"]),
         rank=metrics["effective_rank"],
     )
+
+
+def _ratios(errors: dict[str, list[float]]) -> str:
+    return ", ".join(f"{v:.3f}" for v in errors["ratio"])
 
 
 def _origin(about: dict[str, Any]) -> str:
@@ -134,7 +140,7 @@ agent = WorldModelMPCAgent.from_pretrained("{address}")
 
 ## Held-out figures
 Mean squared error of predicted latents relative to predicting no change, after 1, 2, … model
-steps: {ratio}.
+steps: {ratio}; on episodes of the training {seen}.
 """
 
 
@@ -161,5 +167,6 @@ def finetuned_card(
         minutes=metrics["minutes"],
         machine=machine,
         settings=json.dumps({k: v for k, v in settings.items() if k not in hidden}, indent=1),
-        ratio=", ".join(f"{v:.3f}" for v in metrics["prediction"]["ratio"]),
+        ratio=_ratios(metrics["prediction"]),
+        seen=_ratios(metrics["prediction_training"]),
     )
