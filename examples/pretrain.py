@@ -15,8 +15,30 @@ import gbp_envs  # noqa: F401  (registers gbp/…)
 import torch
 import tyro
 
-from gbp_agent import DynamicsConfig, PretrainConfig, RepresentationConfig, collect, pretrain
+from gbp_agent import (
+    DynamicsConfig,
+    MaskedConfig,
+    PretrainConfig,
+    RepresentationConfig,
+    collect,
+    pretrain,
+)
 
+# DINO-WM's structure in small: 64 tokens of 48 numbers for a picture of 64 px.
+PATCHES: dict[str, Any] = {
+    "history": 1,
+    "encoder": "vit_tiny_patch16_224",
+    "encoder_options": {"patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 4},
+    "proprio_width": 0,
+    "residual": True,
+    "depth": 3,
+    "heads": 4,
+    "head_width": 16,
+    "mlp_width": 192,
+    "dropout": 0.0,
+    "decoder_width": 32,
+    "proposals": 512,
+}
 # What the shipped models were made with. data: arguments of collect(); the rest: fields of
 # PretrainConfig.
 TASKS: dict[str, dict[str, Any]] = {
@@ -59,9 +81,16 @@ TASKS: dict[str, dict[str, Any]] = {
             "planners": {"gradient": {"steps": 20, "restarts": 4, "learning_rate": 0.1}},
         },
     },
-    # Random goals are drawn at once; goals are not used in collecting.
+    # Random goals are drawn at once; goals are not used in collecting. The behaviour policy never
+    # misses, and a planner has to know what a miss is.
     "rope": {
-        "data": {"env_id": "gbp/Rope-v0", "episodes": 4000, "steps": 30, "goal_mode": "random"},
+        "data": {
+            "env_id": "gbp/Rope-v0",
+            "episodes": 4000,
+            "steps": 30,
+            "goal_mode": "random",
+            "random_share": 0.25,
+        },
         "model": {
             "frameskip": 1,
             "encoder": "linear",
@@ -71,11 +100,24 @@ TASKS: dict[str, dict[str, Any]] = {
             "initializer_width": 256,
         },
         "representation": RepresentationConfig(blur=4.0),
-        "dynamics": DynamicsConfig(steps=6000, horizon=2),
+        "mirrors": True,
+        "dynamics": DynamicsConfig(steps=16_000, horizon=2),
         "planning": {
             "mpc": {"precision": "auto", "proposals": 512},
             "objective": {"frames": "all", "base": 1.0, "proprio_weight": 0.0},
             "planners": {"gradient": {"steps": 30, "restarts": 4}},
+        },
+    },
+    "wall-patch": {
+        "data": {"env_id": "gbp/Wall-v0", "episodes": 4000, "steps": 100},
+        "family": "patch",
+        "model": PATCHES,
+        "masked": MaskedConfig(steps=3000),
+        "dynamics": DynamicsConfig(steps=5000, windows=64, horizon=2),
+        "planning": {
+            "mpc": {"precision": "auto", "proposals": 128, "action_limit": 2.0, "horizon": 8},
+            "objective": {"frames": "all", "base": 3.0},
+            "planners": {"gradient": {"steps": 20, "restarts": 4, "learning_rate": 0.1}},
         },
     },
 }
@@ -83,10 +125,10 @@ TASKS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Args:
-    task: Literal["pusht", "point_maze", "wall", "rope"] = "pusht"
+    task: Literal["pusht", "point_maze", "wall", "rope", "wall-patch"] = "pusht"
     """Which environment, with the settings in TASKS of this file."""
     data: Path | None = None
-    """Dataset folder, collected if it is not there; data/TASK by default."""
+    """Dataset folder, collected if it is not there; data/TASK by default, without "-patch"."""
     out: Path | None = None
     """Folder of the run; runs/TASK by default. The model is in its `checkpoint`."""
     seed: int = 0
@@ -98,7 +140,7 @@ class Args:
     episodes: int | None = None
     """Episodes to collect, instead of the task's."""
     representation_steps: int | None = None
-    """Optimiser steps of the first phase (encoder and decoder), instead of the task's."""
+    """Optimiser steps of the first phase (the encoder), instead of the task's."""
     dynamics_steps: int | None = None
     """Optimiser steps of the second phase (predictor), instead of the task's."""
     workers: int | None = None
@@ -108,7 +150,7 @@ class Args:
 def main(args: Args) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     task = dict(TASKS[args.task])
-    data = args.data or Path("data") / args.task
+    data = args.data or Path("data") / args.task.removesuffix("-patch")
     out = args.out or Path("runs") / args.task
 
     collection = {"seed": 0, **task.pop("data")}
@@ -118,7 +160,8 @@ def main(args: Args) -> None:
     print(f"{len(dataset)} episodes, {dataset.frames} frames in {data}")
 
     if args.representation_steps is not None:
-        task["representation"] = replace(task["representation"], steps=args.representation_steps)
+        phase = "masked" if task.get("family") == "patch" else "representation"
+        task[phase] = replace(task[phase], steps=args.representation_steps)
     if args.dynamics_steps is not None:
         task["dynamics"] = replace(task["dynamics"], steps=args.dynamics_steps)
     config = PretrainConfig(

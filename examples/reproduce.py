@@ -84,10 +84,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         )
     },
     "rope": {
-        "steps": 3000,
+        "steps": 4000,
         "horizon": 2,
+        "mirrors": True,
         "online": OnlineConfig(
-            every=500, trajectories=256, model_steps=5, planner=CHEAP, proposals=128
+            every=400, trajectories=256, model_steps=5, planner=CHEAP, proposals=128
         ),
     },
 }
