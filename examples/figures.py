@@ -34,6 +34,9 @@ COLORS = {
 }  # fmt: skip
 
 
+Cells = dict[tuple[str, str], EvaluationReport]  # by model and planner
+
+
 @dataclass
 class Args:
     out: Path = Path("results/evidence")
@@ -81,15 +84,13 @@ def tables(out: Path) -> Iterator[str]:
                     yield "Final distance, half arenas, with its bootstrap 95 % interval:\n"
                     yield from grid(cells, distance)
                     yield ""
-                    yield from distance_rows(cells)
+                    yield from paired_rows(cells, "final distance, a less b", further)
                     yield ""
-                yield from test_rows(cells)
+                yield from paired_rows(cells, "only a | only b | p (McNemar)", tested)
                 yield ""
 
 
-def grid(
-    cells: dict[tuple[str, str], EvaluationReport], figure: Callable[[EvaluationReport], str]
-) -> Iterator[str]:
+def grid(cells: Cells, figure: Callable[[EvaluationReport], str]) -> Iterator[str]:
     """One row per model, one column per planner."""
     shown = [planner for planner in PLANNERS if any(p == planner for _, p in cells)]
     yield f"| model | {' | '.join(PLANNERS[p] for p in shown)} |"
@@ -118,9 +119,6 @@ def distance(report: EvaluationReport) -> str:
     return f"{report.mean_distance:.3f} ({low:.3f}–{high:.3f})"
 
 
-Cells = dict[tuple[str, str], EvaluationReport]
-
-
 def compared(cells: Cells) -> list[tuple[tuple[str, str], tuple[str, str]]]:
     """Pairs of cells: finetuned against base and controls, Adam against CEM on the same model."""
     pairs = [
@@ -135,29 +133,28 @@ def compared(cells: Cells) -> list[tuple[tuple[str, str], tuple[str, str]]]:
     return [(a, b) for a, b in pairs if a in cells and b in cells]
 
 
-def titled(cell: tuple[str, str]) -> str:
-    return f"{cell[0]}, {PLANNERS[cell[1]]}"
-
-
-def test_rows(cells: Cells) -> Iterator[str]:
-    """Paired tests of success."""
+def paired_rows(
+    cells: Cells, head: str, figure: Callable[[EvaluationReport, EvaluationReport], str]
+) -> Iterator[str]:
+    """One row per pair; head and figure: the cells of the row after its two names."""
     pairs = compared(cells)
     if pairs:
-        yield "| a | b | only a | only b | p (McNemar) |\n|---|---|---|---|---|"
+        yield f"| a | b | {head} |\n|---|---|{'---|' * len(head.split('|'))}"
     for a, b in pairs:
-        found = mcnemar(cells[a], cells[b])
-        counts = f"{found.only_a} | {found.only_b} | {found.p_value:.3g}"
-        yield f"| {titled(a)} | {titled(b)} | {counts} |"
+        names = " | ".join(f"{model}, {PLANNERS[planner]}" for model, planner in (a, b))
+        yield f"| {names} | {figure(cells[a], cells[b])} |"
 
 
-def distance_rows(cells: Cells) -> Iterator[str]:
-    """Paired differences of the final distance, with bootstrap 95 % intervals."""
-    pairs = compared(cells)
-    if pairs:
-        yield "| a | b | final distance, a less b |\n|---|---|---|"
-    for a, b in pairs:
-        mean, low, high = distance_difference(cells[a], cells[b])
-        yield f"| {titled(a)} | {titled(b)} | {mean:+.3f} ({low:+.3f} to {high:+.3f}) |"
+def tested(a: EvaluationReport, b: EvaluationReport) -> str:
+    """McNemar's test of success."""
+    found = mcnemar(a, b)
+    return f"{found.only_a} | {found.only_b} | {found.p_value:.3g}"
+
+
+def further(a: EvaluationReport, b: EvaluationReport) -> str:
+    """Difference of the final distance with its bootstrap 95 % interval."""
+    mean, low, high = distance_difference(a, b)
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def card_rows(out: Path, task: str, model: str) -> Iterator[str]:

@@ -108,6 +108,7 @@ TASKS: dict[str, dict[str, Any]] = {
             "planners": {"gradient": {"steps": 30, "restarts": 4}},
         },
     },
+    # No model is shipped of this one yet.
     "wall-patch": {
         "data": {"env_id": "gbp/Wall-v0", "episodes": 4000, "steps": 100},
         "family": "patch",

@@ -100,7 +100,8 @@ def test_envs_look_and_move_the_same_in_a_mirror(env_id: str, axes: str) -> None
 
 
 def by_axes(env: Any, env_id: str) -> dict[str, Mirror]:
-    found = mirrors_of({"mirror_symmetry": env.mirror_symmetry, "env_id": env_id})
+    about = {"env_id": env_id, "action_low": env.action_space.low}
+    found = mirrors_of({"mirror_symmetry": env.mirror_symmetry, **about})
     return {mirror.axes: mirror for mirror in found}
 
 
@@ -108,6 +109,22 @@ def test_the_published_look_has_no_mirror() -> None:
     env: Any = gym.make("gbp/PushT-v0", look="published").unwrapped
     with pytest.raises(ValueError, match="name no mirror symmetry; give mirrors=False"):
         by_axes(env, "gbp/PushT-v0")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"axes": ["z"]}, "axes of a mirror are"),
+        ({"proprio": "xy"}, "letters 'xy' for 4 numbers"),
+        ({"action": "xyx"}, "letters 'xyx' for 2 numbers"),
+        ({"action": "xz"}, "give x, y or - for each"),
+    ],
+)
+def test_a_symmetry_that_does_not_fit(change: dict[str, Any], message: str) -> None:
+    env: Any = gym.make("gbp/PushT-v0").unwrapped
+    metadata = {"env_id": "gbp/PushT-v0", "action_low": [-1.0, -1.0]}
+    with pytest.raises(ValueError, match=message):
+        mirrors_of({**metadata, "mirror_symmetry": {**env.mirror_symmetry, **change}})
 
 
 # Latents ----------------------------------------------------------------------------------------

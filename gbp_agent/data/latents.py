@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..types import Latent
 from ..world_model import LatentWorldModel, join
 from .dataset import TrajectoryDataset
-from .mirrors import Mirror, mirrors_of
+from .mirrors import IDENTITY, Mirror, mirrors_of
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,16 @@ class LatentDataset:
         Raises:
             ValueError: mirrored copies of an environment that names no symmetry.
         """
-        views = mirrors_of(dataset.metadata) if mirrors else [None]
+        views = mirrors_of(dataset.metadata) if mirrors else [IDENTITY]
         env_actions = dataset.array("action")
         latents, actions = [], []
         for view in views:
-            path = file if view is None or not view.axes else _beside(file, view.axes)
+            path = file.with_stem(f"{file.stem}-{view.axes}") if view.axes else file
             if not path.exists():
                 _write(model, dataset, path, progress, batch_size, view)
             latents.append(torch.from_numpy(np.load(path)))
-            seen = env_actions if view is None else view.action(env_actions)
-            normalized = model.action_normalizer.normalize(torch.from_numpy(seen).to(model.device))
+            seen = torch.from_numpy(view.action(env_actions)).to(model.device)
+            normalized = model.action_normalizer.normalize(seen)
             actions.append(normalized.cpu())
         length = torch.from_numpy(dataset.episodes[:, 2].copy()).repeat(len(views))
         begin = torch.cumsum(length, 0) - length
@@ -82,8 +82,8 @@ class LatentDataset:
         The windows of step k depend on `seed` and k alone.
         """
         chosen = torch.from_numpy(np.asarray(episodes))
-        stride = len(self.length) // self.copies
-        chosen = torch.cat([chosen + copy * stride for copy in range(self.copies)])
+        originals = len(self.length) // self.copies
+        chosen = torch.cat([chosen + copy * originals for copy in range(self.copies)])
         span = (frames - 1) * frameskip
         chosen = chosen[self.length[chosen] > span]
         if not len(chosen):
@@ -131,17 +131,13 @@ def encode_frames(
     return torch.cat(found)
 
 
-def _beside(file: Path, axes: str) -> Path:
-    return file.with_stem(f"{file.stem}-{axes}")
-
-
 def _write(
     model: LatentWorldModel,
     dataset: TrajectoryDataset,
     file: Path,
     progress: bool,
     batch_size: int,
-    mirror: Mirror | None,
+    mirror: Mirror,
 ) -> None:
     model.eval()
     found = []
@@ -151,9 +147,8 @@ def _write(
         for first in range(0, len(dataset), 10):
             episodes = range(first, min(first + 10, len(dataset)))
             pixels, proprio = (dataset.array(k, episodes) for k in ("pixels", "proprio"))
-            if mirror is not None:
-                pixels, proprio = mirror.pixels(pixels), mirror.proprio(proprio)
-            latents = encode_frames(model, pixels, proprio, batch_size).numpy()
+            seen = (mirror.pixels(pixels), mirror.proprio(proprio))
+            latents = encode_frames(model, *seen, batch_size).numpy()
             found.append(latents.astype(np.float16) if model.tokens > 1 else latents)
             bar.update(len(proprio))
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -51,11 +51,14 @@ class Mirror:
         return (self.action_sign * action).astype(action.dtype)
 
 
+IDENTITY = Mirror("", np.ones(1), np.zeros(1), np.ones(1))
+
+
 def mirrors_of(metadata: Mapping[str, Any]) -> list[Mirror]:
     """All reflections that leave a dataset's environment as it is, the identity first.
 
     Raises:
-        ValueError: the metadata name no symmetry.
+        ValueError: the metadata name no symmetry, or one that does not fit the data.
     """
     symmetry = metadata.get("mirror_symmetry")
     if not symmetry:
@@ -63,6 +66,17 @@ def mirrors_of(metadata: Mapping[str, Any]) -> list[Mirror]:
             f"the data of {metadata['env_id']} name no mirror symmetry; give mirrors=False, or "
             "collect with an env that has the attribute mirror_symmetry"
         )
+    if not {"x", "y", "xy"}.issuperset(symmetry["axes"]):
+        raise ValueError(f"axes of a mirror are 'x', 'y' and 'xy', got {symmetry['axes']}")
+    for letters, numbers in (
+        (symmetry["proprio"], symmetry["proprio_center"]),
+        (symmetry["action"], metadata["action_low"]),
+    ):
+        if len(letters) != len(numbers) or not set(letters) <= set("xy-"):
+            raise ValueError(
+                f"mirror_symmetry of {metadata['env_id']} has the letters {letters!r} for "
+                f"{len(numbers)} numbers; give x, y or - for each"
+            )
     return [
         Mirror(
             axes,

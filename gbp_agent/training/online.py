@@ -23,7 +23,7 @@ from torch import Tensor
 from ..agent import WorldModelMPCAgent
 from ..data import TrajectoryDataset
 from ..data.latents import LatentDataset, encode_frames
-from ..data.mirrors import Mirror, mirrors_of
+from ..data.mirrors import IDENTITY, Mirror, mirrors_of
 from ..data.simulate import Simulator
 from ..planners import GradientConfig
 
@@ -91,9 +91,7 @@ class OnlineBatches:
         self._config = config
         self._folder = folder
         self._seed = seed
-        self._views: list[Mirror | None] = [None]
-        if latents.copies > 1:
-            self._views = [*mirrors_of(dataset.metadata)]
+        self._views = mirrors_of(dataset.metadata) if latents.copies > 1 else [IDENTITY]
         folder.mkdir(parents=True, exist_ok=True)
 
     def windows(self, frames: int, count: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -168,13 +166,11 @@ class OnlineBatches:
         return {key: torch.cat([copy[key] for copy in copies]) for key in copies[0]}
 
     def _encoded(
-        self, view: Mirror | None, pixels: np.ndarray, proprio: np.ndarray, actions: np.ndarray
+        self, view: Mirror, pixels: np.ndarray, proprio: np.ndarray, actions: np.ndarray
     ) -> dict[str, Tensor]:
         """Frames (B, n, …) and the env actions between them (B, n-1, A), as a round keeps them."""
         model = self._agent.model
-        if view is not None:
-            pixels, proprio = view.pixels(pixels), view.proprio(proprio)
-            actions = view.action(actions)
+        pixels, proprio, actions = view.pixels(pixels), view.proprio(proprio), view.action(actions)
         shape = pixels.shape[:2]
         frames = (pixels.reshape(-1, *pixels.shape[2:]), proprio.reshape(-1, proprio.shape[2]))
         latents = encode_frames(model, *frames).unflatten(0, shape)
