@@ -22,8 +22,11 @@ from gbp_agent.report import write_text
 
 matplotlib.use("Agg")
 MODELS = ("base", "offline", "multi-step", "online", "adversarial", "online+adversarial")
-TITLES = {"pusht": "PushT", "point_maze": "PointMaze", "wall": "Wall", "rope": "Rope"}
-JUDGED_BY_DISTANCE = ("rope",)  # besides success
+TITLES = {
+    "pusht": "PushT", "point_maze": "PointMaze", "wall": "Wall", "rope": "Rope",
+    "granular": "Granular",
+}  # fmt: skip
+JUDGED_BY_DISTANCE = ("rope", "granular")  # besides success
 PLANNERS = {
     "gd": "GD", "adam": "Adam", "gradient": "Adam, shipped", "cem": "CEM",
     "cem-tuned": "CEM, shipped",

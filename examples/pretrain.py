@@ -39,6 +39,25 @@ PATCHES: dict[str, Any] = {
     "decoder_width": 32,
     "proposals": 512,
 }
+# One push of many particles is one step. Blurred pictures differ the more, the further the
+# particles have moved.
+PUSHES: dict[str, Any] = {
+    "model": {
+        "frameskip": 1,
+        "encoder": "linear",
+        "latent_dim": 64,
+        "proposals": 2048,
+        "proposal_steps": 5,
+        "initializer_width": 256,
+    },
+    "mirrors": True,
+    "dynamics": DynamicsConfig(steps=16_000, horizon=2),
+    "planning": {
+        "mpc": {"precision": "auto", "proposals": 512},
+        "objective": {"frames": "all", "base": 1.0, "proprio_weight": 0.0},
+        "planners": {"gradient": {"steps": 30, "restarts": 4}},
+    },
+}
 # What the shipped models were made with. data: arguments of collect(); the rest: fields of
 # PretrainConfig.
 TASKS: dict[str, dict[str, Any]] = {
@@ -91,22 +110,20 @@ TASKS: dict[str, dict[str, Any]] = {
             "goal_mode": "random",
             "random_share": 0.25,
         },
-        "model": {
-            "frameskip": 1,
-            "encoder": "linear",
-            "latent_dim": 64,
-            "proposals": 2048,
-            "proposal_steps": 5,
-            "initializer_width": 256,
-        },
+        **PUSHES,
         "representation": RepresentationConfig(blur=4.0),
-        "mirrors": True,
-        "dynamics": DynamicsConfig(steps=16_000, horizon=2),
-        "planning": {
-            "mpc": {"precision": "auto", "proposals": 512},
-            "objective": {"frames": "all", "base": 1.0, "proprio_weight": 0.0},
-            "planners": {"gradient": {"steps": 30, "restarts": 4}},
+    },
+    "granular": {
+        "data": {
+            "env_id": "gbp/Granular-v0",
+            "episodes": 4000,
+            "steps": 30,
+            "goal_mode": "random",
+            "random_share": 0.25,
         },
+        **PUSHES,
+        "model": {**PUSHES["model"], "latent_dim": 128},
+        "representation": RepresentationConfig(blur=2.0),
     },
     # No model is shipped of this one yet.
     "wall-patch": {
@@ -126,7 +143,7 @@ TASKS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Args:
-    task: Literal["pusht", "point_maze", "wall", "rope", "wall-patch"] = "pusht"
+    task: Literal["pusht", "point_maze", "wall", "rope", "granular", "wall-patch"] = "pusht"
     """Which environment, with the settings in TASKS of this file."""
     data: Path | None = None
     """Dataset folder, collected if it is not there; data/TASK by default, without "-patch"."""

@@ -75,6 +75,14 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 # Per task: how the agent acts in the simulator.
 CHEAP = GradientConfig(steps=15, restarts=4, learning_rate=0.1)
+PUSHES: dict[str, Any] = {
+    "steps": 4000,
+    "horizon": 2,
+    "mirrors": True,
+    "online": OnlineConfig(
+        every=400, trajectories=256, model_steps=5, planner=CHEAP, proposals=128
+    ),
+}
 SETTINGS: dict[str, dict[str, Any]] = {
     "pusht": {"online": OnlineConfig(every=500, trajectories=256)},
     "point_maze": {"online": OnlineConfig(every=500, trajectories=128, goals="random")},
@@ -83,17 +91,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
             every=500, trajectories=160, goals="random", planner=CHEAP, proposals=128
         )
     },
-    "rope": {
-        "steps": 4000,
-        "horizon": 2,
-        "mirrors": True,
-        "online": OnlineConfig(
-            every=400, trajectories=256, model_steps=5, planner=CHEAP, proposals=128
-        ),
-    },
+    "rope": PUSHES,
+    "granular": PUSHES,
 }
 # Not tuned yet.
-GRADIENT_DESCENT_RATE = {"pusht": 10.0, "point_maze": 10.0, "wall": 10.0, "rope": 10.0}
+GRADIENT_DESCENT_RATE = dict.fromkeys(SETTINGS, 10.0)
 GRID = (0.0, 0.05, 0.2, 0.5)  # of the ablations' radii
 ABLATION_EPISODES = 100
 CARD_HEADING = "## Closed-loop success"

@@ -115,7 +115,7 @@ def test_collect(run: Any) -> None:
 
 def test_tasks_are_settings_of_pretraining(tmp_path: Path) -> None:
     tasks = runpy.run_path(str(FOLDER / "pretrain.py"))["TASKS"]
-    assert set(tasks) == {"pusht", "point_maze", "wall", "rope", "wall-patch"}
+    assert set(tasks) == {"pusht", "point_maze", "wall", "rope", "granular", "wall-patch"}
     for task in tasks.values():
         settings = {key: value for key, value in task.items() if key != "data"}
         config = PretrainConfig(data=tmp_path, out=tmp_path, **settings)
