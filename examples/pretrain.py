@@ -39,6 +39,14 @@ PATCHES: dict[str, Any] = {
     "decoder_width": 32,
     "proposals": 512,
 }
+# Random goals are drawn at once; goals are not used in collecting. The behaviour policy never
+# misses, and a planner has to know what a miss is.
+PUSHED: dict[str, Any] = {
+    "episodes": 4000,
+    "steps": 30,
+    "goal_mode": "random",
+    "random_share": 0.25,
+}
 # One push of many particles is one step. Blurred pictures differ the more, the further the
 # particles have moved.
 PUSHES: dict[str, Any] = {
@@ -100,27 +108,13 @@ TASKS: dict[str, dict[str, Any]] = {
             "planners": {"gradient": {"steps": 20, "restarts": 4, "learning_rate": 0.1}},
         },
     },
-    # Random goals are drawn at once; goals are not used in collecting. The behaviour policy never
-    # misses, and a planner has to know what a miss is.
     "rope": {
-        "data": {
-            "env_id": "gbp/Rope-v0",
-            "episodes": 4000,
-            "steps": 30,
-            "goal_mode": "random",
-            "random_share": 0.25,
-        },
+        "data": {"env_id": "gbp/Rope-v0", **PUSHED},
         **PUSHES,
         "representation": RepresentationConfig(blur=4.0),
     },
     "granular": {
-        "data": {
-            "env_id": "gbp/Granular-v0",
-            "episodes": 4000,
-            "steps": 30,
-            "goal_mode": "random",
-            "random_share": 0.25,
-        },
+        "data": {"env_id": "gbp/Granular-v0", **PUSHED},
         **PUSHES,
         "model": {**PUSHES["model"], "latent_dim": 128},
         "representation": RepresentationConfig(blur=2.0),
