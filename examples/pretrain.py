@@ -71,13 +71,31 @@ PUSHES: dict[str, Any] = {
 TASKS: dict[str, dict[str, Any]] = {
     "pusht": {
         "data": {"env_id": "gbp/PushT-v0", "episodes": 4000, "steps": 100},
-        "model": {"decoder_proprio": True, "proposals": 2048, "initializer_width": 256},
+        "model": {
+            "predictor_width": 256,
+            "decoder_proprio": True,
+            "proposals": 2048,
+            "initializer_width": 256,
+        },
+        "mirrors": True,
         "representation": RepresentationConfig(steps=4000),
         "dynamics": DynamicsConfig(steps=20_000),
         "planning": {
             "mpc": {"precision": "auto", "proposals": 512},
-            "objective": {"frames": "all", "base": 4.0, "proprio_weight": [1.0, 1.0, 0.0, 0.0]},
-            "planners": {"gradient": {"steps": 30, "restarts": 4}},
+            "objective": {
+                "frames": "all",
+                "base": 8.0,
+                "step_cost": 0.001,
+                "proprio_weight": [1.0, 1.0, 0.0, 0.0],
+            },
+            "planners": {
+                "gradient": {
+                    "steps": 30,
+                    "restarts": 4,
+                    "warm_steps": 7,
+                    "learning_rate": 0.1,
+                }
+            },
         },
     },
     "point_maze": {

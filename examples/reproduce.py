@@ -84,7 +84,11 @@ PUSHES: dict[str, Any] = {
     ),
 }
 SETTINGS: dict[str, dict[str, Any]] = {
-    "pusht": {"online": OnlineConfig(every=500, trajectories=256)},
+    "pusht": {
+        "steps": 10_000,
+        "mirrors": True,
+        "online": OnlineConfig(every=1000, trajectories=256),
+    },
     "point_maze": {"online": OnlineConfig(every=500, trajectories=128, goals="random")},
     "wall": {
         "online": OnlineConfig(

@@ -24,14 +24,20 @@ class GoalObjective:
         frames with weights ∝ base^i, i = 0..H-1, that add up to 1. The start frame is no
         prediction and has no part in it.
     base: > 0, used with "all"; above 1 late frames weigh more, 1 weighs all alike.
+    step_cost: ≥ 0, used with "all": a plan may arrive early. Its cost is the least, over h = 1..H,
+        of its first h frames' cost, weighted as above, plus step_cost·(h-1). An agent that plans
+        anew after every step puts off for ever what costs nothing to put off, and late frames that
+        weigh more make it so. None always counts all H frames.
 
     Raises ValueError for a value outside these ranges.
-    Source: arXiv 2512.09929 (goal loss and weighted goal loss); DINO-WM, arXiv 2411.04983.
+    Source: arXiv 2512.09929 (goal loss and weighted goal loss); DINO-WM, arXiv 2411.04983; the
+    free final time of optimal control for step_cost.
     """
 
     proprio_weight: float | tuple[float, ...] = 1.0
     frames: Literal["last", "all"] = "last"
     base: float = 2.0
+    step_cost: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.proprio_weight, (list, tuple)):
@@ -50,6 +56,11 @@ class GoalObjective:
             raise ValueError(
                 f"base is {self.base!r}, expected a finite number > 0; "
                 "give 1 to weigh all predicted frames alike."
+            )
+        if self.step_cost is not None and not 0 <= self.step_cost < math.inf:
+            raise ValueError(
+                f"step_cost is {self.step_cost!r}, expected a finite number ≥ 0 or None; "
+                "give None to count all predicted frames."
             )
 
     @property
@@ -82,7 +93,11 @@ class GoalObjective:
             cost = cost + (weights * proprio.square()).mean(dim=-1)
         if self.frames == "last":
             return cost[:, 0]
-        return (cost * frame_weights(cost.shape[1], self.base, like=cost)).sum(dim=1)
+        if self.step_cost is None:
+            return (cost * frame_weights(cost.shape[1], self.base, like=cost)).sum(dim=1)
+        waiting = torch.arange(cost.shape[1], device=cost.device, dtype=cost.dtype)
+        arriving = cost @ prefix_weights(cost.shape[1], self.base, like=cost).T  # (N, H)
+        return (arriving + self.step_cost * waiting).amin(dim=1)
 
 
 class StateCost:
@@ -119,6 +134,13 @@ def frame_weights(horizon: int, base: float, *, like: Tensor) -> Tensor:
     # A softmax of i·log(base) is base^i normalised, and cannot overflow.
     steps = torch.arange(horizon, device=like.device, dtype=like.dtype)
     return torch.softmax(steps * math.log(base), dim=0)
+
+
+def prefix_weights(horizon: int, base: float, *, like: Tensor) -> Tensor:
+    """Rows (H, H): for h = 1..H the weights of the first h frames, and 0 for the others."""
+    steps = torch.arange(horizon, device=like.device, dtype=like.dtype)
+    later = steps > steps[:, None]
+    return torch.softmax((steps * math.log(base)).masked_fill(later, -math.inf).expand_as(later), 1)
 
 
 def _check_shapes(predicted: Latent, goal: Latent) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gbp_agent.objectives import GoalObjective, frame_weights
+from gbp_agent.objectives import GoalObjective, frame_weights, prefix_weights
 from gbp_agent.types import Latent
 
 N, H, P, D, E = 3, 4, 2, 5, 3
@@ -40,6 +40,42 @@ def test_all_with_base_one_is_the_plain_mean() -> None:
     predicted, goal = constant_error_latents([1.0, 2.0, 3.0, 4.0], proprio_error=0.0)
     cost = GoalObjective(frames="all", base=1.0)(predicted, goal)
     torch.testing.assert_close(cost, torch.full((N,), 30 / 4))
+
+
+@pytest.mark.parametrize(
+    ("errors", "step_cost", "expected"),
+    [
+        ([3.0, 2.0, 1.0, 0.0], 0.0, (9 + 8 + 4 + 0) / 15),  # still coming nearer: all frames
+        ([1.0, 2.0, 3.0, 4.0], 0.1, 1.0),  # the first frame is the best
+        ([2.0, 0.0, 0.0, 5.0], 0.1, 4 / 7 + 0.2),  # there after the second, wanders off later
+        ([2.0, 0.0, 0.0, 5.0], 1.0, (4 + 0) / 3 + 1.0),  # the same, in more of a hurry
+    ],
+)
+def test_with_a_step_cost_the_best_beginning_of_a_plan_counts(
+    errors: list[float], step_cost: float, expected: float
+) -> None:
+    predicted, goal = constant_error_latents(errors, proprio_error=0.0)
+    cost = GoalObjective(frames="all", base=2.0, step_cost=step_cost)(predicted, goal)
+    torch.testing.assert_close(cost, torch.full((N,), expected))
+
+
+def test_a_step_cost_prefers_to_go_now_to_going_later() -> None:
+    """What waits and arrives in the last frame costs next to nothing without one."""
+    now, goal = constant_error_latents([0.0, 0.0, 0.0, 0.01], proprio_error=0.0)
+    later, _ = constant_error_latents([1.0, 0.0, 0.0, 0.0], proprio_error=0.0)
+    patient = GoalObjective(frames="all", base=100.0)
+    hurried = GoalObjective(frames="all", base=100.0, step_cost=1e-3)
+    assert bool((patient(later, goal) < patient(now, goal)).all())
+    assert bool((hurried(now, goal) < hurried(later, goal)).all())
+
+
+@pytest.mark.parametrize("base", [0.01, 0.5, 1.0, 2.0, 1e30])
+def test_prefix_weights_are_the_frame_weights_of_the_first_frames(base: float) -> None:
+    like = torch.zeros(())
+    rows = prefix_weights(6, base, like=like)
+    for h, row in enumerate(rows, 1):
+        torch.testing.assert_close(row[:h], frame_weights(h, base, like=like))
+        assert not bool(row[h:].any())
 
 
 @pytest.mark.parametrize("base", [0.01, 0.5, 1.0, 2.0, 1e30])
@@ -88,6 +124,8 @@ def test_the_goal_itself_costs_nothing() -> None:
         ({"frames": "first"}, "frames"),
         ({"base": 0.0}, "base"),
         ({"base": float("inf")}, "base"),
+        ({"step_cost": -0.1}, "step_cost"),
+        ({"step_cost": float("nan")}, "step_cost"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict, field: str) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gbp_agent.planners import GradientConfig, GradientPlanner
 from gbp_agent.planners.optimizers import OPTIMIZERS
+from gbp_agent.types import PlannerResult
 
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
@@ -143,3 +144,27 @@ def test_early_stopping_starts_to_count_at_a_finite_cost() -> None:
     config = GradientConfig(noise_std=0.0, tolerance=0.01, patience=2)
     result = run(GradientPlanner(config), cost, initial=initial, warm=warm)
     assert float(result.cost.max()) < 0.2
+
+
+def test_warm_rows_take_as_many_steps_as_they_are_given() -> None:
+    """Beside cold rows as well as alone, and their last point counts."""
+    problem = linear_problem()
+    warm = torch.tensor([True, False, True, False])
+
+    def plan(warm: Tensor, steps: int, warm_steps: int | None = None) -> PlannerResult:
+        config = GradientConfig(noise_std=0.0, steps=steps, warm_steps=warm_steps)
+        return run(GradientPlanner(config), problem.cost, warm=warm)
+
+    mixed = plan(warm, steps=40, warm_steps=5)
+    short, long = plan(warm, steps=5), plan(warm, steps=40)
+    torch.testing.assert_close(mixed.cost, torch.where(warm, short.cost, long.cost))
+    torch.testing.assert_close(
+        mixed.model_actions,
+        torch.where(warm[:, None, None], short.model_actions, long.model_actions),
+    )
+    assert bool((short.cost[warm] > long.cost[warm]).all())
+    alone = plan(torch.ones_like(warm), steps=40, warm_steps=5)
+    torch.testing.assert_close(alone.cost, short.cost)
+    assert len(alone.cost_trace) == 6
+    assert alone.gradient_steps == 5
+    assert plan(warm, steps=5, warm_steps=40).gradient_steps == 5

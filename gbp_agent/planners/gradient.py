@@ -31,6 +31,8 @@ class GradientConfig:
     optimizer: "sgd", "momentum", "adam" or "adamw", with torch.optim's constants (momentum 0.9).
     learning_rate: > 0.
     steps: ≥ 0, gradient steps; 0 returns the best start.
+    warm_steps: ≥ 0, gradient steps of warm rows, which go on with a plan that is good already; None
+        takes `steps` for them too, and more than `steps` are not taken.
     init: where rows start, "proposals", "zeros", "normal" or "network"; see `GradientPlanner`.
     init_std: ≥ 0, standard deviation of "normal" and of further restarts that are noise.
     restarts: ≥ 1, starts per problem, optimised side by side; the best one is returned.
@@ -54,12 +56,15 @@ class GradientConfig:
     tolerance: float = 0.0
     patience: int = 10
     max_rollouts: int = 4096
+    warm_steps: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS, "'adam' is the published one.")
         check_choice("init", self.init, INITS, "give 'zeros' to ignore proposals.")
         check_number("learning_rate", self.learning_rate, "0.2 is usual with Adam.", above=0)
         check_count("steps", self.steps, 0, "100 is usual.")
+        if self.warm_steps is not None:
+            check_count("warm_steps", self.warm_steps, 0, "give None for as many as steps.")
         check_number("init_std", self.init_std, "1 is the spread of model actions.")
         check_count("restarts", self.restarts, 1, "give 1 for a single start.")
         check_number("noise_std", self.noise_std, "give 0 for no noise.")
@@ -73,7 +78,7 @@ class GradientPlanner:
 
     Rolls out, back-propagates, steps the optimiser, adds noise, clamps into the bounds. Every
     point that is evaluated counts, the start and the final one included, and the best is
-    returned: `cost_trace` has steps + 1 rows, of which the first is the cost of the best start.
+    returned: `cost_trace` has a row for the best start and one for each step of the longest search.
 
     `init` says where the R = restarts searches of a row start, always clamped:
     - "proposals": every proposal is rolled out once without gradients, and the R cheapest are
@@ -129,10 +134,12 @@ class GradientPlanner:
         points, best = starts.plans, starts.best  # (B, S, H, M), changed in place from here on
         moments = (torch.zeros_like(points), torch.zeros_like(points))
         plateau = _Plateau(config.tolerance, config.patience, like=best.cost)
+        most = self._steps(warm)  # (B,)
+        steps = int(most.max())
         trace: list[Tensor] = []
-        for step in range(1, config.steps + 1):
+        for step in range(1, steps + 1):
             costs, gradient = cost_and_gradient(cost, points)
-            costs = plateau.hide_stopped(costs)
+            costs = _hide(plateau.hide_stopped(costs), step > most + 1)
             best.update(points, costs)
             trace.append(best.cost)
             plateau.update(costs)
@@ -144,15 +151,22 @@ class GradientPlanner:
                 points.add_(noise, alpha=config.noise_std)
             points.clamp_(low, high)
         else:
-            best.update(points, plateau.hide_stopped(evaluate(cost, points)))
+            costs = plateau.hide_stopped(evaluate(cost, points))
+            best.update(points, _hide(costs, steps > most))
             trace.append(best.cost)
         return PlannerResult(
             model_actions=best.plan,
             cost=best.cost,
             cost_trace=torch.stack(trace),
             evaluations=starts.evaluations + len(trace) * config.restarts,
-            gradient_steps=min(len(trace), config.steps) * config.restarts,
+            gradient_steps=min(len(trace), steps) * config.restarts,
         )
+
+    def _steps(self, warm: Tensor) -> Tensor:
+        """Gradient steps (B,) of each row."""
+        config = self.config
+        few = config.steps if config.warm_steps is None else min(config.warm_steps, config.steps)
+        return torch.where(warm, few, config.steps)
 
     def _default_starts(self, initial: Tensor, warm: Tensor, generator: torch.Generator) -> Tensor:
         """Starting points (B, S, H, M) where there are no proposals."""
@@ -165,6 +179,11 @@ class GradientPlanner:
         exact = warm[:, None, None] | (config.init != "normal")
         starts[:, 0] = torch.where(exact, centre, starts[:, 0])
         return starts
+
+
+def _hide(costs: Tensor, rows: Tensor) -> Tensor:
+    """Costs (B, S) with +inf in `rows` (B,), which are finished."""
+    return costs.masked_fill(rows[:, None], torch.inf)
 
 
 class _Plateau:
@@ -180,7 +199,7 @@ class _Plateau:
         """Costs (B, S) with +inf in the rows that have stopped."""
         if self._tolerance == 0:
             return costs
-        return costs.masked_fill((self._stale >= self._patience)[:, None], torch.inf)
+        return _hide(costs, self._stale >= self._patience)
 
     def update(self, costs: Tensor) -> None:
         """Count the steps since the lowest cost of (B, S) last fell by more than the tolerance."""
