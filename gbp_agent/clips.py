@@ -149,6 +149,7 @@ class _Replay:
     def __init__(self, agent: Any, steps: list[Step]):
         self.model = getattr(agent, "model", None)
         self.keys = getattr(agent, "keys", None)
+        self.objective = getattr(agent, "objective", None)
         self.last_plan: Plan | None = None
         self._action = steps[0][0]
         self._steps = iter(steps)

@@ -84,20 +84,39 @@ class GoalObjective:
                 f"proprio_weight has {len(self._proprio_weights)} numbers, expected {width}, the "
                 "width of the proprioceptive latent; or give one number for all."
             )
-        first = -1 if self.frames == "last" else 0
-        visual = predicted.visual[:, first:] - goal.visual.unsqueeze(-3)
-        cost = visual.square().sum((-2, -1)) / max(1, visual.shape[-2:].numel())  # (N, frames)
-        if any(self._proprio_weights) and predicted.proprio.shape[-1] > 0:
-            proprio = predicted.proprio[:, first:] - goal.proprio.unsqueeze(-2)
-            weights = proprio.new_tensor(self._proprio_weights)
-            cost = cost + (weights * proprio.square()).mean(dim=-1)
+        cost = self._frame_costs(predicted, goal)
         if self.frames == "last":
             return cost[:, 0]
         if self.step_cost is None:
             return (cost * frame_weights(cost.shape[1], self.base, like=cost)).sum(dim=1)
+        return self._arrival_costs(cost).amin(dim=1)
+
+    def arrival(self, predicted: Latent, goal: Latent) -> Tensor:
+        """Index (N,) of the predicted frame that a plan ends with: what comes after it does not
+        count. The last one, H - 1, without a step cost. Arguments and errors as for a call."""
+        _check_shapes(predicted, goal)
+        if self.frames == "last" or self.step_cost is None:
+            count, horizon = predicted.visual.shape[:2]
+            return torch.full((count,), horizon - 1, device=predicted.visual.device)
+        return self._arrival_costs(self._frame_costs(predicted, goal)).argmin(dim=1)
+
+    def _frame_costs(self, predicted: Latent, goal: Latent) -> Tensor:
+        """Cost of each frame (N, frames), of the last one alone with frames="last"."""
+        first = -1 if self.frames == "last" else 0
+        visual = predicted.visual[:, first:] - goal.visual.unsqueeze(-3)
+        cost = visual.square().sum((-2, -1)) / max(1, visual.shape[-2:].numel())
+        if any(self._proprio_weights) and predicted.proprio.shape[-1] > 0:
+            proprio = predicted.proprio[:, first:] - goal.proprio.unsqueeze(-2)
+            weights = proprio.new_tensor(self._proprio_weights)
+            cost = cost + (weights * proprio.square()).mean(dim=-1)
+        return cost
+
+    def _arrival_costs(self, cost: Tensor) -> Tensor:
+        """From the frames' costs (N, H), what a plan costs (N, H) that ends with the first, …,
+        the last of them."""
         waiting = torch.arange(cost.shape[1], device=cost.device, dtype=cost.dtype)
-        arriving = cost @ prefix_weights(cost.shape[1], self.base, like=cost).T  # (N, H)
-        return (arriving + self.step_cost * waiting).amin(dim=1)
+        weights = prefix_weights(cost.shape[1], self.base, like=cost)
+        return cost @ weights.T + (self.step_cost or 0.0) * waiting
 
 
 class StateCost:

@@ -121,6 +121,7 @@ class _Imagination:
         self._agent = agent
         self._plan: Plan | None = None
         self._frames = np.zeros(0)
+        self._end = -1
         self._steps = 0
 
     def update(self) -> None:
@@ -133,6 +134,9 @@ class _Imagination:
         with torch.no_grad():
             first = Latent(*(part[0].to(self._agent.model.device) for part in plan.predicted))
             self._frames = self._agent.model.decode(first).cpu().numpy()
+        arrival = getattr(getattr(self._agent, "objective", None), "arrival", None)
+        if arrival is not None:
+            self._end = int(arrival(plan.predicted, plan.goal)[0])
 
     def panels(self) -> dict[str, np.ndarray]:
         if self._plan is None:
@@ -141,7 +145,7 @@ class _Imagination:
         frameskip = self._plan.actions.shape[1] // horizon
         present = min(self._steps // frameskip, horizon - 1)
         return {
-            "imagined: the plan's end": self._frames[-1],
+            "imagined: the plan's end": self._frames[self._end],
             "imagined: this model step's end": self._frames[present],
         }
 

@@ -43,20 +43,28 @@ def test_all_with_base_one_is_the_plain_mean() -> None:
 
 
 @pytest.mark.parametrize(
-    ("errors", "step_cost", "expected"),
+    ("errors", "step_cost", "expected", "arrival"),
     [
-        ([3.0, 2.0, 1.0, 0.0], 0.0, (9 + 8 + 4 + 0) / 15),  # still coming nearer: all frames
-        ([1.0, 2.0, 3.0, 4.0], 0.1, 1.0),  # the first frame is the best
-        ([2.0, 0.0, 0.0, 5.0], 0.1, 4 / 7 + 0.2),  # there after the second, wanders off later
-        ([2.0, 0.0, 0.0, 5.0], 1.0, (4 + 0) / 3 + 1.0),  # the same, in more of a hurry
+        ([3.0, 2.0, 1.0, 0.0], 0.0, (9 + 8 + 4 + 0) / 15, 3),  # still coming nearer: all frames
+        ([1.0, 2.0, 3.0, 4.0], 0.1, 1.0, 0),  # the first frame is the best
+        ([2.0, 0.0, 0.0, 5.0], 0.1, 4 / 7 + 0.2, 2),  # there after the second, wanders off later
+        ([2.0, 0.0, 0.0, 5.0], 1.0, (4 + 0) / 3 + 1.0, 1),  # the same, in more of a hurry
     ],
 )
 def test_with_a_step_cost_the_best_beginning_of_a_plan_counts(
-    errors: list[float], step_cost: float, expected: float
+    errors: list[float], step_cost: float, expected: float, arrival: int
 ) -> None:
     predicted, goal = constant_error_latents(errors, proprio_error=0.0)
-    cost = GoalObjective(frames="all", base=2.0, step_cost=step_cost)(predicted, goal)
-    torch.testing.assert_close(cost, torch.full((N,), expected))
+    objective = GoalObjective(frames="all", base=2.0, step_cost=step_cost)
+    torch.testing.assert_close(objective(predicted, goal), torch.full((N,), expected))
+    assert objective.arrival(predicted, goal).tolist() == [arrival] * N
+
+
+@pytest.mark.parametrize("frames", ["last", "all"])
+def test_without_a_step_cost_a_plan_ends_with_its_last_frame(frames: str) -> None:
+    predicted, goal = constant_error_latents([0.0, 2.0, 3.0, 4.0], proprio_error=0.0)
+    objective = GoalObjective(frames=frames)  # type: ignore[arg-type]
+    assert objective.arrival(predicted, goal).tolist() == [3] * N
 
 
 def test_a_step_cost_prefers_to_go_now_to_going_later() -> None:
