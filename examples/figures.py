@@ -28,8 +28,8 @@ TITLES = {
 }  # fmt: skip
 JUDGED_BY_DISTANCE = ("rope", "granular")  # besides success
 PLANNERS = {
-    "gd": "GD", "adam": "Adam", "gradient": "Adam, shipped", "cem": "CEM",
-    "cem-tuned": "CEM, shipped",
+    "gd": "GD", "adam": "Adam", "gradient": "Adam, shipped", "gradient-long": "Adam, long",
+    "cem": "CEM", "cem-tuned": "CEM, shipped",
 }  # fmt: skip
 MODES = {"mpc": "MPC", "open-loop": "open loop"}
 COLORS = {

@@ -60,6 +60,7 @@ Stage = Literal[
     "models", "table", "gap", "landscape", "efficiency", "ablations", "cards", "figures"
 ]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+Mode = Literal["mpc", "open-loop"]
 
 # How every model is finetuned: the same steps, batches and learning rate. `offline` and
 # `multi-step` are the controls: training goes on as it was, with one predicted frame and with
@@ -98,6 +99,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rope": PUSHES,
     "granular": PUSHES,
 }
+# Where time does not matter: what "gradient-long" has besides, from all of the model's proposals.
+LONG = {"steps": 100, "restarts": 16}
 # Not tuned yet.
 GRADIENT_DESCENT_RATE = dict.fromkeys(SETTINGS, 10.0)
 GRID = (0.0, 0.05, 0.2, 0.5)  # of the ablations' radii
@@ -116,6 +119,8 @@ class Args:
     """Rows of the table."""
     planners: tuple[str, ...] = ("gd", "adam", "gradient", "cem", "cem-tuned")
     """Columns of the table; see planners() in this file."""
+    modes: tuple[Mode, ...] = get_args(Mode)
+    """Planning anew after each model step, and acting one plan out."""
     episodes: int = 200
     """Held-out episodes of a cell of the table."""
     data: Path = Path("data")
@@ -177,11 +182,13 @@ def planners(task: str) -> dict[str, Planner]:
     """The columns of the table: as published, from zeros; and with the shipped settings."""
     _, planning = load_checkpoint(task)
     shipped = planning["planners"]
+    own = shipped.get("gradient", {})
     rate = GRADIENT_DESCENT_RATE[task]
     return {
         "gd": GradientPlanner(GradientConfig("sgd", rate, 100, "zeros")),
         "adam": GradientPlanner(GradientConfig("adam", 0.2, 100, "zeros")),
         "gradient": planner_from_settings("gradient", shipped),
+        "gradient-long": planner_from_settings("gradient", {"gradient": {**own, **LONG}}),
         "cem": CEMPlanner(CEMConfig(300, 30, 30, "zeros")),
         "cem-tuned": planner_from_settings("cem", shipped),
     }
@@ -213,14 +220,17 @@ def make_models(args: Args, task: str) -> None:
 def make_table(args: Args, task: str) -> None:
     for name, planner in planners(task).items():
         for model in args.models:
-            for open_loop in (False, True):
-                mode = "open-loop" if open_loop else "mpc"
+            for mode in args.modes:
+                open_loop = mode == "open-loop"
                 file = args.out / "table" / f"{task}-{model}-{name}-{mode}.json"
                 if name not in args.planners or file.exists():
                     continue
                 print(f"table: {file.stem}", flush=True)
                 # As published, CEM acts its whole plan out, gradient planning one model step.
                 agent = load(args, task, model, planner, whole=open_loop or name == "cem")
+                if name == "gradient-long":
+                    config = replace(agent.config, proposals=None)
+                    agent = WorldModelMPCAgent(agent.model, planner, agent.objective, config)
                 report = play(agent, args.episodes, open_loop)
                 replace(report, agent=f"{model}, {name}").to_json(file)
 
