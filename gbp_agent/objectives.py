@@ -77,13 +77,6 @@ class GoalObjective:
 
         Raises ValueError where the shapes do not fit together.
         """
-        _check_shapes(predicted, goal)
-        width = predicted.proprio.shape[-1]
-        if len(self._proprio_weights) not in (1, width):
-            raise ValueError(
-                f"proprio_weight has {len(self._proprio_weights)} numbers, expected {width}, the "
-                "width of the proprioceptive latent; or give one number for all."
-            )
         cost = self._frame_costs(predicted, goal)
         if self.frames == "last":
             return cost[:, 0]
@@ -94,14 +87,20 @@ class GoalObjective:
     def arrival(self, predicted: Latent, goal: Latent) -> Tensor:
         """Index (N,) of the predicted frame that a plan ends with: what comes after it does not
         count. The last one, H - 1, without a step cost. Arguments and errors as for a call."""
-        _check_shapes(predicted, goal)
+        cost = self._frame_costs(predicted, goal)
         if self.frames == "last" or self.step_cost is None:
-            count, horizon = predicted.visual.shape[:2]
-            return torch.full((count,), horizon - 1, device=predicted.visual.device)
-        return self._arrival_costs(self._frame_costs(predicted, goal)).argmin(dim=1)
+            return torch.full((len(cost),), predicted.visual.shape[1] - 1, device=cost.device)
+        return self._arrival_costs(cost).argmin(dim=1)
 
     def _frame_costs(self, predicted: Latent, goal: Latent) -> Tensor:
         """Cost of each frame (N, frames), of the last one alone with frames="last"."""
+        _check_shapes(predicted, goal)
+        width = predicted.proprio.shape[-1]
+        if len(self._proprio_weights) not in (1, width):
+            raise ValueError(
+                f"proprio_weight has {len(self._proprio_weights)} numbers, expected {width}, the "
+                "width of the proprioceptive latent; or give one number for all."
+            )
         first = -1 if self.frames == "last" else 0
         visual = predicted.visual[:, first:] - goal.visual.unsqueeze(-3)
         cost = visual.square().sum((-2, -1)) / max(1, visual.shape[-2:].numel())
@@ -159,7 +158,7 @@ def prefix_weights(horizon: int, base: float, *, like: Tensor) -> Tensor:
     """Rows (H, H): for h = 1..H the weights of the first h frames, and 0 for the others."""
     steps = torch.arange(horizon, device=like.device, dtype=like.dtype)
     later = steps > steps[:, None]
-    return torch.softmax((steps * math.log(base)).masked_fill(later, -math.inf).expand_as(later), 1)
+    return torch.softmax((steps * math.log(base)).masked_fill(later, -math.inf), 1)
 
 
 def _check_shapes(predicted: Latent, goal: Latent) -> None:
