@@ -5,17 +5,21 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+import torch
 from conftest import ENVS, FAMILIES, SIZE
 
 from gbp_agent import (
     EVALUATION_SEEDS_BEGIN,
     EvaluationReport,
+    GoalObjective,
+    Latent,
     MPCConfig,
     NoOpAgent,
     RandomAgent,
@@ -26,6 +30,7 @@ from gbp_agent import (
     record_episode,
     wilson_interval,
 )
+from gbp_agent.video import _Imagination
 
 
 class CountdownEnv(gym.Env):
@@ -377,3 +382,22 @@ def test_gymnasium_records_our_agent(tmp_path: Any, make_agent: Any) -> None:
         over = terminated or truncated
     env.close()
     assert len(list(tmp_path.glob("*.mp4"))) == 1
+
+
+@pytest.mark.parametrize(("step_cost", "shown"), [(None, 3), (0.1, 1)])
+def test_a_video_shows_the_frame_that_a_plan_ends_with(step_cost: float | None, shown: int) -> None:
+    """Frame i is shown as the number i; the goal is reached in frame 1 and left again."""
+    errors = torch.tensor([2.0, 0.0, 3.0, 3.0]).reshape(1, 4, 1, 1)
+    plan = SimpleNamespace(
+        predicted=Latent(errors, torch.zeros(1, 4, 0)),
+        goal=Latent(torch.zeros(1, 1, 1), torch.zeros(1, 0)),
+        actions=np.zeros((1, 4, 2)),
+    )
+    agent = SimpleNamespace(
+        model=SimpleNamespace(can_decode=True, device="cpu", decode=lambda _: torch.arange(4)),
+        objective=GoalObjective(frames="all", step_cost=step_cost),
+        last_plan=plan,
+    )
+    imagination = _Imagination(agent)
+    imagination.update()
+    assert imagination.panels()["imagined: the plan's end"] == shown
