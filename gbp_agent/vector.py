@@ -81,20 +81,20 @@ class VectorWorldModel(LatentWorldModel):
         """Predict every substep of H model steps: joined latents (N, H·S, L); arguments as for
         `rollout`."""
         unroll = self.predictor.unroll
-        predict = checkpointed(unroll) if checkpoint_activations else unroll
         plans = len(model_actions) // len(past_actions)  # of each start
-        latents = list(join(start).repeat_interleave(plans, 0).unbind(1))
+        first = join(start).repeat_interleave(plans, 0)
         history = self.config.history
-        actions = model_actions
-        if history > 1:
-            actions = torch.cat([past_actions.repeat_interleave(plans, 0), actions], 1)
-        taken = actions.unfold(1, history, 1).transpose(2, 3)  # (N, H, T, M)
+        if history == 1 and not checkpoint_activations:
+            return unroll(first, self.predictor.embed(model_actions.unsqueeze(2)).flatten(1, 2))
+        predict = checkpointed(unroll) if checkpoint_activations else unroll
+        past = past_actions.repeat_interleave(plans, 0)
+        taken = torch.cat([past, model_actions], 1).unfold(1, history, 1).transpose(2, 3)
+        latents = list(first.unbind(1))
         found: list[Tensor] = []
         for step, embedded in enumerate(self.predictor.embed(taken).unbind(1)):
-            seen = torch.stack(latents[step : step + history], 1)
-            found += predict(seen, embedded)
-            latents.append(found[-1])
-        return torch.stack(found, 1)
+            found.append(predict(torch.stack(latents[step:], 1), embedded))
+            latents.append(found[-1][:, -1])
+        return torch.cat(found, 1)
 
     def embed_actions(self, model_actions: Tensor) -> Tensor:
         return self.predictor.embed(model_actions)

@@ -16,7 +16,7 @@ from gbp_agent.rollouts import make_rollout
 from gbp_agent.types import CostFunction, Latent
 
 H = 6
-WIDE = {"compact": {"predictor_width": 64}, "patch": {"mlp_width": 64}}
+WIDE = {"compact": {"predictor_width": 64, "predictor_depth": 8}, "patch": {"mlp_width": 64}}
 
 
 def at_random(model: Any, rows: int) -> tuple[Latent, Tensor, Latent]:

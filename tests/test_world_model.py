@@ -43,6 +43,39 @@ def test_predict_is_one_step_of_a_rollout(make_model: Any, substeps: int) -> Non
     torch.testing.assert_close(join(found), expected)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_fixed_weights_change_nothing_but_the_time(make_model: Any, rows: int) -> None:
+    """The written-out backward of a predictor that is not trained is autograd's."""
+    model = make_model(substeps=2, predictor_depth=2).double()
+    generator = torch.Generator().manual_seed(2)
+    for weight in model.predictor.parameters():
+        weight.data.normal_(std=0.3, generator=generator)
+    start, actions = (
+        torch.randn(rows, *shape, generator=generator).double() for shape in ((1, 6), (4, 4))
+    )
+    found = []
+    for trained in (True, False):
+        model.requires_grad_(trained)
+        inputs = [start.clone().requires_grad_(), actions.clone().requires_grad_()]
+        out = model.unroll(split(inputs[0], 4), actions[:, :0], inputs[1])
+        found.append((out, *torch.autograd.grad(out.sin().sum(), inputs)))
+    assert found[1][1].abs().max() > 0.1
+    torch.testing.assert_close(found[1], found[0])
+    out = model.unroll(split(inputs[0], 4), actions[:, :0], inputs[1])
+    (slope,) = torch.autograd.grad(out.square().sum(), inputs[1], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+def test_one_weight_that_is_trained_has_its_gradient(make_model: Any) -> None:
+    model = make_model(predictor_depth=2).requires_grad_(False)
+    shift = model.predictor.blocks[1][0].bias.requires_grad_()
+    model.predictor.output.weight.data.normal_()
+    out = model.unroll(some_start(), torch.zeros(3, 0, 4), torch.ones(3, 2, 4))
+    (slope,) = torch.autograd.grad(out.sum(), shift)
+    assert slope.abs().max() > 0
+
+
 @pytest.mark.parametrize("history", [1, 3])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_plans_of_one_start(family: str, history: int, families: Any) -> None:
