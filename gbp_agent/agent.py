@@ -32,7 +32,7 @@ from .report import EvaluationReport
 from .rollouts import in_parts, make_rollout
 from .state import AgentState
 from .types import CostFunction, Latent, Objective, Observation, Plan, Planner
-from .world_model import LatentWorldModel
+from .world_model import LatentWorldModel, repeat_rows
 
 
 class WorldModelMPCAgent:
@@ -249,7 +249,8 @@ class WorldModelMPCAgent:
             samples = model_actions.shape[1]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
                 predicted = self._rollout(start, past, model_actions.flatten(0, 1))
-            return self.objective(predicted, _repeat(goal, samples)).unflatten(0, (-1, samples))
+            goals = Latent(*(repeat_rows(part, samples) for part in goal))
+            return self.objective(predicted, goals).unflatten(0, (-1, samples))
 
         return in_parts(cost, self.model.rollouts_at_once)
 
@@ -366,10 +367,3 @@ class WorldModelMPCAgent:
             gradient_steps=result.gradient_steps,
             seconds=time.perf_counter() - begun,
         )
-
-
-def _repeat(latent: Latent, samples: int) -> Latent:
-    """Each row `samples` times in a row."""
-    if samples == 1:
-        return latent
-    return Latent(*(part.repeat_interleave(samples, 0) for part in latent))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -101,21 +102,24 @@ class GoalObjective:
                 f"proprio_weight has {len(self._proprio_weights)} numbers, expected {width}, the "
                 "width of the proprioceptive latent; or give one number for all."
             )
-        first = -1 if self.frames == "last" else 0
-        visual = predicted.visual[:, first:] - goal.visual.unsqueeze(-3)
+        if self.frames == "last":
+            predicted = Latent(*(part[:, -1:] for part in predicted))
+        visual = predicted.visual - goal.visual.unsqueeze(-3)
         cost = visual.square().sum((-2, -1)) / max(1, visual.shape[-2:].numel())
-        if any(self._proprio_weights) and predicted.proprio.shape[-1] > 0:
-            proprio = predicted.proprio[:, first:] - goal.proprio.unsqueeze(-2)
-            weights = proprio.new_tensor(self._proprio_weights)
-            cost = cost + (weights * proprio.square()).mean(dim=-1)
+        if any(self._proprio_weights) and width > 0:
+            proprio = predicted.proprio - goal.proprio.unsqueeze(-2)
+            shares = [weight / width for weight in self._proprio_weights]
+            # One number for all is spread over them: a matrix product is fewer operations.
+            shares = shares * (width // len(shares))
+            cost = cost + proprio.square() @ proprio.new_tensor(shares)
         return cost
 
     def _arrival_costs(self, cost: Tensor) -> Tensor:
         """From the frames' costs (N, H), what a plan costs (N, H) that ends with the first, …,
         the last of them."""
-        waiting = torch.arange(cost.shape[1], device=cost.device, dtype=cost.dtype)
-        weights = prefix_weights(cost.shape[1], self.base, like=cost)
-        return cost @ weights.T + (self.step_cost or 0.0) * waiting
+        horizon, step_cost = cost.shape[1], self.step_cost or 0.0
+        waiting = cost.new_tensor([step_cost * h for h in range(horizon)])
+        return torch.addmm(waiting, cost, prefix_weights(horizon, self.base, like=cost).T)
 
 
 class StateCost:
@@ -149,16 +153,21 @@ class StateCost:
 
 def frame_weights(horizon: int, base: float, *, like: Tensor) -> Tensor:
     """Weights (H,) ∝ base^i that add up to 1, with the dtype and device of `like`."""
-    # A softmax of i·log(base) is base^i normalised, and cannot overflow.
-    steps = torch.arange(horizon, device=like.device, dtype=like.dtype)
-    return torch.softmax(steps * math.log(base), dim=0)
+    return like.new_tensor(_weights(horizon, base))
 
 
 def prefix_weights(horizon: int, base: float, *, like: Tensor) -> Tensor:
     """Rows (H, H): for h = 1..H the weights of the first h frames, and 0 for the others."""
-    steps = torch.arange(horizon, device=like.device, dtype=like.dtype)
-    later = steps > steps[:, None]
-    return torch.softmax((steps * math.log(base)).masked_fill(later, -math.inf), 1)
+    rows = [_weights(h, base) + (0.0,) * (horizon - h) for h in range(1, horizon + 1)]
+    return like.new_tensor(rows)
+
+
+@lru_cache
+def _weights(horizon: int, base: float) -> tuple[float, ...]:
+    """∝ base^i, i = 0..H-1, adding up to 1; relative to the largest, so that none overflows."""
+    last = (horizon - 1) * max(0.0, math.log(base))
+    powers = [math.exp(i * math.log(base) - last) for i in range(horizon)]
+    return tuple(power / sum(powers) for power in powers)
 
 
 def _check_shapes(predicted: Latent, goal: Latent) -> None:

@@ -26,7 +26,7 @@ from .networks.frame_causal import KeysValues
 from .networks.vit import Interpolation, Placement
 from .normalize import ActionNormalizer, Standardizer
 from .types import Latent
-from .world_model import LatentWorldModel, WorldModelConfig, checkpointed
+from .world_model import LatentWorldModel, WorldModelConfig, checkpointed, repeat_rows
 
 WORKING_MEMORY = 2**30
 """Bytes that roll-outs without gradients may take beside the weights. More is no faster: a plan of
@@ -181,7 +181,7 @@ class PatchWorldModel(LatentWorldModel):
         known = seen.shape[1] - 1
         past_embedded = self.predictor.embed(past_actions)
         embedded = self.predictor.embed(model_actions)
-        frames = [seen[:, -1].repeat_interleave(plans, 0)]
+        frames = [repeat_rows(seen[:, -1], plans)]
         for step in range(model_actions.shape[1]):
             first, past = known + step + 1 - self.history, None  # of the frames that are seen
             if max(0, first) < known:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .networks import MLPPredictor
 from .normalize import ActionNormalizer, Standardizer
 from .types import Latent
-from .world_model import LatentWorldModel, WorldModelConfig, checkpointed, join
+from .world_model import LatentWorldModel, WorldModelConfig, checkpointed, join, repeat_rows
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ class VectorWorldModel(LatentWorldModel):
         `rollout`."""
         unroll = self.predictor.unroll
         plans = len(model_actions) // len(past_actions)  # of each start
-        first = join(start).repeat_interleave(plans, 0)
+        first = repeat_rows(join(start), plans)
         history = self.config.history
         if history == 1 and not checkpoint_activations:
             return unroll(first, self.predictor.embed(model_actions.unsqueeze(2)).flatten(1, 2))
         predict = checkpointed(unroll) if checkpoint_activations else unroll
-        past = past_actions.repeat_interleave(plans, 0)
+        past = repeat_rows(past_actions, plans)
         taken = torch.cat([past, model_actions], 1).unfold(1, history, 1).transpose(2, 3)
         latents = list(first.unbind(1))
         found: list[Tensor] = []

@@ -210,6 +210,12 @@ def checkpointed(function: Callable[..., Any]) -> Callable[..., Any]:
     return partial(checkpoint, function, use_reentrant=False)
 
 
+def repeat_rows(tensor: Tensor, times: int) -> Tensor:
+    """(B, ...) → (B·times, ...), each row so many times in a row; a view where B is 1."""
+    rows = tensor.unsqueeze(1)
+    return rows.expand(-1, times, *tensor.shape[1:]).flatten(0, 1)
+
+
 def join(latent: Latent) -> Tensor:
     """Latent (...) → vectors (..., P·D + E), as datasets of latents hold them."""
     return torch.cat([latent.visual.flatten(-2), latent.proprio], dim=-1)

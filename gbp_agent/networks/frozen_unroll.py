@@ -15,20 +15,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
+_gelu_backward = torch.ops.aten.gelu_backward.default
 # On a processor torch hands GELU of contiguous tensors to oneDNN, which for so few rows takes
 # several times as long as torch itself; transposed tensors it keeps.
 _FEW_ROWS = 32
-
-
-def _gelu(x: Tensor) -> Tensor:
-    return F.gelu(x.t()).t() if len(x) <= _FEW_ROWS else F.gelu(x)
-
-
-def _gelu_backward(gradient: Tensor, x: Tensor) -> Tensor:
-    backward = torch.ops.aten.gelu_backward.default
-    if len(x) <= _FEW_ROWS:
-        return backward(gradient.t(), x.t()).t()
-    return backward(gradient, x)
 
 
 class Block(NamedTuple):
@@ -78,41 +68,56 @@ def frozen_unroll(latent: Tensor, embedded: Tensor, layers: Layers) -> Tensor:
 class _Unroll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, latent: Tensor, embedded: Tensor, layers: Layers) -> Tensor:
-        keep = any(ctx.needs_input_grad)
+        keep, few = any(ctx.needs_input_grad), len(latent) <= _FEW_ROWS
         width, (weight_out, bias_out) = embedded.shape[-1:], layers.output
+        weight_in, weight_out = layers.input.t(), weight_out.t()
+        blocks = [
+            (*norm, bias_1, weight_1.t(), bias_2, weight_2.t())
+            for norm, (weight_1, bias_1), (weight_2, bias_2) in layers.blocks
+        ]
         found, kept = [], []
         for step in embedded.unbind(1):
-            hidden = torch.addmm(step, latent, layers.input.t())
-            for (scale, shift, eps), (weight_1, bias_1), (weight_2, bias_2) in layers.blocks:
+            hidden = torch.addmm(step, latent, weight_in)
+            for scale, shift, eps, bias_1, weight_1, bias_2, weight_2 in blocks:
                 normed, mean, rstd = torch.native_layer_norm(hidden, width, scale, shift, eps)
-                inner = torch.addmm(bias_1, normed, weight_1.t())
+                inner = torch.addmm(bias_1, normed, weight_1)
                 if keep:
-                    kept.append((hidden, mean, rstd, inner))
-                hidden = torch.addmm(bias_2, _gelu(inner), weight_2.t()).add_(hidden)
-            latent = torch.addmm(bias_out, hidden, weight_out.t()).add_(latent)
+                    kept += [hidden, mean, rstd, inner]
+                active = F.gelu(inner.t()).t() if few else F.gelu(inner)
+                hidden = torch.addmm(bias_2, active, weight_2).add_(hidden)
+            latent = torch.addmm(bias_out, hidden, weight_out).add_(latent)
             found.append(latent)
         ctx.layers = layers
-        ctx.save_for_backward(*(tensor for block in kept for tensor in block))
+        ctx.save_for_backward(*kept)
         return torch.stack(found, 1)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        layers, saved = ctx.layers, list(ctx.saved_tensors)
+        layers, saved, few = ctx.layers, list(ctx.saved_tensors), len(gradient) <= _FEW_ROWS
         width, weight_out = layers.input.shape[:1], layers.output[0]
+        blocks = [
+            (scale, shift, weight_1, weight_2)
+            for (scale, shift, _), (weight_1, _), (weight_2, _) in reversed(layers.blocks)
+        ]
         of_latent = torch.zeros_like(gradient[:, 0])
         of_embedded = []
         for of_found in reversed(gradient.unbind(1)):
-            of_latent = of_latent + of_found
+            of_latent += of_found
             of_hidden = of_latent @ weight_out
-            for (scale, shift, _), (weight_1, _), (weight_2, _) in reversed(layers.blocks):
+            for scale, shift, weight_1, weight_2 in blocks:
                 hidden, mean, rstd, inner = saved[-4:]
                 del saved[-4:]
-                of_normed = _gelu_backward(of_hidden @ weight_2, inner) @ weight_1
-                through_block, _, _ = _layer_norm_backward(
-                    of_normed, hidden, width, mean, rstd, scale, shift, [True, False, False]
-                )
-                of_hidden = of_hidden + through_block
+                of_active = of_hidden @ weight_2
+                if few:
+                    of_inner = _gelu_backward(of_active.t(), inner.t()).t()
+                else:
+                    of_inner = _gelu_backward(of_active, inner)
+                of_block, _, _ = _layer_norm_backward(
+                    of_inner @ weight_1,
+                    hidden, width, mean, rstd, scale, shift, [True, False, False],
+                )  # fmt: skip
+                of_hidden += of_block
             of_embedded.append(of_hidden)
-            of_latent = torch.addmm(of_latent, of_hidden, layers.input)
+            of_latent.addmm_(of_hidden, layers.input)
         return of_latent, torch.stack(of_embedded[::-1], 1), None
