@@ -133,27 +133,25 @@ class GradientPlanner:
         )
         points, best = starts.plans, starts.best  # (B, S, H, M), changed in place from here on
         moments = (torch.zeros_like(points), torch.zeros_like(points))
-        plateau = _Plateau(config.tolerance, config.patience, like=best.cost)
         most = self._steps(warm)  # (B,)
         steps = int(most.max())
+        running = _Running(most, config.tolerance, config.patience, like=best.cost)
         trace: list[Tensor] = []
-        for step in range(1, steps + 1):
-            costs, gradient = cost_and_gradient(cost, points)
-            costs = _hide(plateau.hide_stopped(costs), step > most + 1)
+        for step in range(steps + 1):  # taken so far
+            if step < steps:
+                costs, gradient = cost_and_gradient(cost, points)
+            else:
+                costs = evaluate(cost, points)
+            costs = running.hide_stopped(costs, step)
             best.update(points, costs)
             trace.append(best.cost)
-            plateau.update(costs)
-            if plateau.all_stopped():
+            if step == steps or running.all_stopped(costs):
                 break
-            update(points, gradient, moments, step, config.learning_rate)
+            update(points, gradient, moments, step + 1, config.learning_rate)
             if config.noise_std > 0:
                 noise = draw_noise(generator, config.restarts, initial)
                 points.add_(noise, alpha=config.noise_std)
             points.clamp_(low, high)
-        else:
-            costs = plateau.hide_stopped(evaluate(cost, points))
-            best.update(points, _hide(costs, steps > most))
-            trace.append(best.cost)
         return PlannerResult(
             model_actions=best.plan,
             cost=best.cost,
@@ -181,37 +179,33 @@ class GradientPlanner:
         return starts
 
 
-def _hide(costs: Tensor, rows: Tensor) -> Tensor:
-    """Costs (B, S) with +inf in `rows` (B,), which are finished."""
-    return costs.masked_fill(rows[:, None], torch.inf)
+class _Running:
+    """Which of B searches go on: those that have steps left, and still improve where there is a
+    tolerance; without one nothing is counted."""
 
-
-class _Plateau:
-    """Which of B problems still improve; with tolerance 0 it does nothing, and costs nothing."""
-
-    def __init__(self, tolerance: float, patience: int, like: Tensor) -> None:
+    def __init__(self, most: Tensor, tolerance: float, patience: int, like: Tensor) -> None:
+        self._most = most
         self._tolerance = tolerance
         self._patience = patience
         self._reference = torch.full_like(like, torch.inf)
         self._stale = torch.zeros_like(like, dtype=torch.long)
 
-    def hide_stopped(self, costs: Tensor) -> Tensor:
-        """Costs (B, S) with +inf in the rows that have stopped."""
-        if self._tolerance == 0:
-            return costs
-        return _hide(costs, self._stale >= self._patience)
+    def hide_stopped(self, costs: Tensor, step: int) -> Tensor:
+        """Costs (B, S) after so many steps, with +inf in the rows that have stopped."""
+        stopped = step > self._most
+        if self._tolerance > 0:
+            stopped |= self._stale >= self._patience
+        return costs.masked_fill(stopped[:, None], torch.inf)
 
-    def update(self, costs: Tensor) -> None:
-        """Count the steps since the lowest cost of (B, S) last fell by more than the tolerance."""
+    def all_stopped(self, costs: Tensor) -> bool:
+        """Count the steps since the lowest cost of (B, S) last fell by more than the tolerance;
+        whether no row has improved for `patience` steps."""
         if self._tolerance == 0:
-            return
+            return False
         cost = costs.amin(dim=1)
         drop = self._reference - cost
         first_finite = torch.isinf(self._reference) & torch.isfinite(cost)
         improved = first_finite | (drop > self._tolerance * self._reference.abs())
         self._reference = torch.where(improved, cost, self._reference)
         self._stale = torch.where(improved, 0, self._stale + 1)
-
-    def all_stopped(self) -> bool:
-        """Whether no row has improved for `patience` steps."""
-        return self._tolerance > 0 and bool((self._stale >= self._patience).all())
+        return bool((self._stale >= self._patience).all())
