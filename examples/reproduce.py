@@ -118,7 +118,7 @@ class Args:
     models: tuple[str, ...] = tuple(METHODS)
     """Rows of the table."""
     planners: tuple[str, ...] = ("gd", "adam", "gradient", "cem", "cem-tuned")
-    """Columns of the table; see planners() in this file."""
+    """Columns of the table; see columns() in this file."""
     modes: tuple[Mode, ...] = get_args(Mode)
     """Planning anew after each model step, and acting one plan out."""
     episodes: int = 200
@@ -178,26 +178,40 @@ def train(args: Args, task: str, name: str, settings: dict[str, Any]) -> None:
     finetune(FinetuneConfig(model=task, **{**SHARED, **SETTINGS[task], **shared, **settings}))
 
 
-def planners(task: str) -> dict[str, Planner]:
-    """The columns of the table: as published, from zeros; and with the shipped settings."""
+@dataclass(frozen=True)
+class Column:
+    """A column of the table. `whole`: acts its plans out even where it may plan anew; `mpc`: fields
+    of MPCConfig that differ from the shipped ones."""
+
+    planner: Planner
+    whole: bool = False
+    mpc: dict[str, Any] = field(default_factory=dict)
+
+
+def columns(task: str) -> dict[str, Column]:
+    """As published, from zeros; and with the shipped settings."""
     _, planning = load_checkpoint(task)
     shipped = planning["planners"]
     own = shipped.get("gradient", {})
     rate = GRADIENT_DESCENT_RATE[task]
+    every = {"proposals": None}
+    long = planner_from_settings("gradient", {"gradient": {**own, **LONG}})
     return {
-        "gd": GradientPlanner(GradientConfig("sgd", rate, 100, "zeros")),
-        "adam": GradientPlanner(GradientConfig("adam", 0.2, 100, "zeros")),
-        "gradient": planner_from_settings("gradient", shipped),
-        "gradient-long": planner_from_settings("gradient", {"gradient": {**own, **LONG}}),
-        "cem": CEMPlanner(CEMConfig(300, 30, 30, "zeros")),
-        "cem-tuned": planner_from_settings("cem", shipped),
+        "gd": Column(GradientPlanner(GradientConfig("sgd", rate, 100, "zeros"))),
+        "adam": Column(GradientPlanner(GradientConfig("adam", 0.2, 100, "zeros"))),
+        "gradient": Column(planner_from_settings("gradient", shipped)),
+        "gradient-long": Column(long, mpc=every),
+        "cem": Column(CEMPlanner(CEMConfig(300, 30, 30, "zeros")), whole=True),
+        "cem-tuned": Column(planner_from_settings("cem", shipped)),
     }
 
 
-def load(args: Args, task: str, model: str, planner: Planner, whole: bool) -> WorldModelMPCAgent:
-    """An agent; with `whole` it acts a plan out before it plans again."""
+def load(
+    args: Args, task: str, model: str, planner: Planner, whole: bool, **mpc: Any
+) -> WorldModelMPCAgent:
+    """An agent; with `whole` it acts a plan out before it plans again. mpc: as of a Column."""
     agent = WorldModelMPCAgent.from_pretrained(checkpoint(args, task, model), planner, args.device)
-    config = replace(agent.config, execute=agent.config.horizon if whole else 1)
+    config = replace(agent.config, execute=agent.config.horizon if whole else 1, **mpc)
     return WorldModelMPCAgent(agent.model, planner, agent.objective, config)
 
 
@@ -218,7 +232,7 @@ def make_models(args: Args, task: str) -> None:
 
 
 def make_table(args: Args, task: str) -> None:
-    for name, planner in planners(task).items():
+    for name, column in columns(task).items():
         for model in args.models:
             for mode in args.modes:
                 open_loop = mode == "open-loop"
@@ -226,11 +240,8 @@ def make_table(args: Args, task: str) -> None:
                 if name not in args.planners or file.exists():
                     continue
                 print(f"table: {file.stem}", flush=True)
-                # As published, CEM acts its whole plan out, gradient planning one model step.
-                agent = load(args, task, model, planner, whole=open_loop or name == "cem")
-                if name == "gradient-long":
-                    config = replace(agent.config, proposals=None)
-                    agent = WorldModelMPCAgent(agent.model, planner, agent.objective, config)
+                whole = open_loop or column.whole
+                agent = load(args, task, model, column.planner, whole, **column.mpc)
                 report = play(agent, args.episodes, open_loop)
                 replace(report, agent=f"{model}, {name}").to_json(file)
 
@@ -238,7 +249,7 @@ def make_table(args: Args, task: str) -> None:
 def make_gap(args: Args, task: str) -> None:
     data = dataset(args, task)
     ledger = Ledger(args.out / "gap.json")
-    planner = planners(task)["adam"]
+    planner = columns(task)["adam"].planner
     with Simulator(TASKS[task]["data"]["env_id"], os.cpu_count() or 1) as simulator:
         for model in args.models:
             agent = load(args, task, model, planner, whole=True)
@@ -262,7 +273,7 @@ def make_gap(args: Args, task: str) -> None:
 def make_landscape(args: Args, task: str) -> None:
     data = dataset(args, task)
     ledger = Ledger(args.out / "landscape.json")
-    planner = planners(task)["adam"]
+    planner = columns(task)["adam"].planner
     for model in args.models:
         agent = load(args, task, model, planner, whole=True)
         frameskip = agent.model.config.frameskip
@@ -296,7 +307,7 @@ def make_efficiency(args: Args, task: str) -> None:
     for steps in (1, 3, 10, 30):
         budgets[f"cem {steps}"] = CEMPlanner(CEMConfig(iterations=steps, init="zeros"))
         budgets[f"mppi {steps}"] = MPPIPlanner(MPPIConfig(iterations=steps, init="zeros"))
-    shipped = planners(task)["gradient"]
+    shipped = columns(task)["gradient"].planner
     for steps in (0, 5, 15, 50):
         config = replace(shipped.config, steps=steps)  # type: ignore[attr-defined]
         budgets[f"gradient {steps}"] = GradientPlanner(config)
@@ -312,7 +323,7 @@ def make_efficiency(args: Args, task: str) -> None:
 
 def make_ablations(args: Args, task: str) -> None:
     ledger = Ledger(args.out / "ablations.json")
-    best = planners(task)["gradient"]
+    best = columns(task)["gradient"].planner
     variants: dict[str, AdversarialConfig] = {}
     for visual in GRID:
         for action in GRID:
