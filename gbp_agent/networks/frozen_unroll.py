@@ -1,8 +1,8 @@
 """The unrolling of an MLPPredictor whose weights are fixed, for the planner's inner loop.
 
-A gradient step of a few plans is hundreds of operations on small matrices, and autograd's
-bookkeeping takes as long as they do. Here the backward is written out: gradients of the latents and
-of the embedded actions, none of the weights.
+A gradient step of a few plans is hundreds of operations on small matrices, and autograd's and the
+modules' bookkeeping takes as long as they do. Here the backward is written out: gradients of the
+latents and of the embedded actions, none of the weights.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ class Block(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """The weights of an MLPPredictor. Taking them out of the modules once for all substeps saves a
-    third of the time."""
+    """The weights of an MLPPredictor, so that no module is asked for them in each substep."""
 
     input: Tensor  # (width, L)
     blocks: list[Block]
