@@ -24,7 +24,7 @@ matplotlib.use("Agg")
 MODELS = ("base", "offline", "multi-step", "online", "adversarial", "online+adversarial")
 TITLES = {
     "pusht": "PushT", "point_maze": "PointMaze", "wall": "Wall", "rope": "Rope",
-    "granular": "Granular",
+    "granular": "Granular", "wall-small": "Wall, little data",
 }  # fmt: skip
 JUDGED_BY_DISTANCE = ("rope", "granular")  # besides success
 PLANNERS = {

@@ -3,7 +3,8 @@
     python examples/reproduce.py
     python examples/reproduce.py --tasks wall --stages models table --planners gradient
 
-models       finetunes a shipped model by every method, with two controls
+models       finetunes a shipped model by every method, with two controls; where none is shipped
+             it is trained first
 table        success of every model with every planner, open loop and MPC
 gap          model error along expert trajectories and along the planner's own
 landscape    planning cost round the expert's plan, and how fast its gradient turns
@@ -43,6 +44,7 @@ from gbp_agent import (
     MPPIPlanner,
     OnlineConfig,
     Planner,
+    PretrainConfig,
     TrajectoryDataset,
     WorldModelMPCAgent,
     bootstrap_interval,
@@ -50,7 +52,9 @@ from gbp_agent import (
     evaluate,
     finetune,
     load_checkpoint,
+    pretrain,
 )
+from gbp_agent.checkpoint import pretrained_names
 from gbp_agent.data.simulate import Simulator
 from gbp_agent.gap import from_first_to_last, train_test_gap
 from gbp_agent.landscape import cost_slice, gradient_variation
@@ -99,6 +103,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rope": PUSHES,
     "granular": PUSHES,
 }
+SETTINGS["wall-small"] = SETTINGS["wall"]
 # Where time does not matter: what "gradient-long" has besides, from all of the model's proposals.
 LONG = {"steps": 100, "restarts": 16}
 # Not tuned yet.
@@ -114,7 +119,7 @@ class Args:
     stages: tuple[Stage, ...] = STAGES
     """What to make."""
     tasks: tuple[str, ...] = tuple(SETTINGS)
-    """For which shipped models."""
+    """For which of the tasks in pretrain.py."""
     models: tuple[str, ...] = tuple(METHODS)
     """Rows of the table."""
     planners: tuple[str, ...] = ("gd", "adam", "gradient", "cem", "cem-tuned")
@@ -163,11 +168,24 @@ def dataset(args: Args, task: str) -> TrajectoryDataset:
 
 def checkpoint(args: Args, task: str, model: str) -> str:
     """Where a model of the table is."""
-    return task if model == "base" else str(args.runs / f"{task}-{model}" / "checkpoint")
+    if model == "base" and task in pretrained_names():
+        return task
+    return str(args.runs / f"{task}-{model}" / "checkpoint")
+
+
+def train_base(args: Args, task: str) -> None:
+    """Pre-train the base model of a task, unless one is shipped or has been trained."""
+    if Path(checkpoint(args, task, "base")).exists() or task in pretrained_names():
+        return
+    print(f"models: {task}-base", flush=True)
+    dataset(args, task)
+    settings = {key: value for key, value in TASKS[task].items() if key != "data"}
+    out = args.runs / f"{task}-base"
+    pretrain(PretrainConfig(data=args.data / task, out=out, device=args.device, **settings))
 
 
 def train(args: Args, task: str, name: str, settings: dict[str, Any]) -> None:
-    """Finetune the shipped model of a task, unless it has been."""
+    """Finetune the base model of a task, unless it has been."""
     out = args.runs / f"{task}-{name}"
     if (out / "checkpoint").exists():
         return
@@ -175,7 +193,8 @@ def train(args: Args, task: str, name: str, settings: dict[str, Any]) -> None:
     dataset(args, task)
     latents = args.runs / f"{task}-latents.npy"
     shared = {"data": args.data / task, "out": out, "latents": latents, "device": args.device}
-    finetune(FinetuneConfig(model=task, **{**SHARED, **SETTINGS[task], **shared, **settings}))
+    base = checkpoint(args, task, "base")
+    finetune(FinetuneConfig(model=base, **{**SHARED, **SETTINGS[task], **shared, **settings}))
 
 
 @dataclass(frozen=True)
@@ -188,9 +207,9 @@ class Column:
     mpc: dict[str, Any] = field(default_factory=dict)
 
 
-def columns(task: str) -> dict[str, Column]:
-    """As published, from zeros; and with the shipped settings."""
-    _, planning = load_checkpoint(task)
+def columns(args: Args, task: str) -> dict[str, Column]:
+    """As published, from zeros; and with the base model's settings."""
+    _, planning = load_checkpoint(checkpoint(args, task, "base"))
     shipped = planning["planners"]
     own = shipped.get("gradient", {})
     rate = GRADIENT_DESCENT_RATE[task]
@@ -226,13 +245,14 @@ def play(agent: WorldModelMPCAgent, episodes: int, open_loop: bool) -> Evaluatio
 
 
 def make_models(args: Args, task: str) -> None:
+    train_base(args, task)
     for name in args.models:
         if name != "base":
             train(args, task, name, METHODS[name])
 
 
 def make_table(args: Args, task: str) -> None:
-    for name, column in columns(task).items():
+    for name, column in columns(args, task).items():
         for model in args.models:
             for mode in args.modes:
                 open_loop = mode == "open-loop"
@@ -249,7 +269,7 @@ def make_table(args: Args, task: str) -> None:
 def make_gap(args: Args, task: str) -> None:
     data = dataset(args, task)
     ledger = Ledger(args.out / "gap.json")
-    planner = columns(task)["adam"].planner
+    planner = columns(args, task)["adam"].planner
     with Simulator(TASKS[task]["data"]["env_id"], os.cpu_count() or 1) as simulator:
         for model in args.models:
             agent = load(args, task, model, planner, whole=True)
@@ -273,7 +293,7 @@ def make_gap(args: Args, task: str) -> None:
 def make_landscape(args: Args, task: str) -> None:
     data = dataset(args, task)
     ledger = Ledger(args.out / "landscape.json")
-    planner = columns(task)["adam"].planner
+    planner = columns(args, task)["adam"].planner
     for model in args.models:
         agent = load(args, task, model, planner, whole=True)
         frameskip = agent.model.config.frameskip
@@ -307,7 +327,7 @@ def make_efficiency(args: Args, task: str) -> None:
     for steps in (1, 3, 10, 30):
         budgets[f"cem {steps}"] = CEMPlanner(CEMConfig(iterations=steps, init="zeros"))
         budgets[f"mppi {steps}"] = MPPIPlanner(MPPIConfig(iterations=steps, init="zeros"))
-    shipped = columns(task)["gradient"].planner
+    shipped = columns(args, task)["gradient"].planner
     for steps in (0, 5, 15, 50):
         config = replace(shipped.config, steps=steps)  # type: ignore[attr-defined]
         budgets[f"gradient {steps}"] = GradientPlanner(config)
@@ -323,7 +343,7 @@ def make_efficiency(args: Args, task: str) -> None:
 
 def make_ablations(args: Args, task: str) -> None:
     ledger = Ledger(args.out / "ablations.json")
-    best = columns(task)["gradient"].planner
+    best = columns(args, task)["gradient"].planner
     variants: dict[str, AdversarialConfig] = {}
     for visual in GRID:
         for action in GRID:
