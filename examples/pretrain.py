@@ -165,9 +165,7 @@ Task = Literal["pusht", "point_maze", "wall", "rope", "granular", "wall-small", 
 
 @dataclass
 class Args:
-    task: Literal["pusht", "point_maze", "wall", "rope", "granular", "wall-small", "wall-patch"] = (
-        "pusht"
-    )
+    task: Task = "pusht"
     """Which environment, with the settings in TASKS of this file."""
     data: Path | None = None
     """Dataset folder, collected if it is not there; data/TASK by default, without "-patch"."""
