@@ -28,6 +28,7 @@ from .observations import ObservationKeys, check_observation
 from .planners import PLANNERS, make_planner
 from .planners.settings import planner_from_settings, settings_of
 from .precision import uses_bfloat16
+from .proposals import Proposals
 from .report import EvaluationReport
 from .rollouts import in_parts, make_rollout
 from .state import AgentState
@@ -74,10 +75,9 @@ class WorldModelMPCAgent:
         self._goal: Observation | np.ndarray | None = None
         self._state: AgentState | None = None
         shape = model.config
-        self._proposals = model.proposals[: self.config.proposals, : self.config.horizon]
-        if shape.proposal_steps < self.config.horizon:  # too short to be of use
-            none = (0, self.config.horizon, model.model_action_dim)
-            self._proposals = model.proposals.new_zeros(none)
+        self._proposals = Proposals(
+            model, self.objective, self.config.proposals, self.config.horizon
+        )
         # A planner is told of the network's plans as if they were the rest of earlier ones.
         self._network_starts = starts_from_network(self.planner, model, self.config)
         self._low, self._high = model.action_normalizer.bounds(
@@ -347,7 +347,7 @@ class WorldModelMPCAgent:
             self.cost_of(start, past, goal),
             initial,
             warm=warm,
-            proposals=self._proposals,
+            proposals=self._proposals(start, goal),
             low=self._low,
             high=self._high,
             generator=generator,

@@ -15,14 +15,15 @@ class MPCConfig:
 
     horizon: H, model steps that are planned. execute: model steps that are acted out before the
     next plan, 1…H. action_limit: bound of a model action, in standard deviations of the training
-    data (the action space bounds it as well). precision: of the roll-outs. "bf16" is several times
-    faster on processors with matrix instructions for it, and slightly less exact; "auto" takes it
-    there and "fp32" elsewhere. proposals: at most so many of the model's proposals are considered;
-    None takes all of them. checkpoint_activations: for long horizons of large models, where memory
-    runs out in gradient planning: backward computes every model step once more, instead of keeping
-    what was computed in it. It changes no number but the time of a gradient step. compile: pass the
-    roll-outs through torch.compile, which needs a C++ compiler, at the first decision. It is off
-    because it takes minutes, which steps that are hardly faster do not pay back within an episode.
+    data (the action space bounds it as well). precision: of the roll-outs. "bf16" is several
+    times faster on processors with matrix instructions for it, and slightly less exact; "auto"
+    takes it there and "fp32" elsewhere. proposals: at most so many of the model's proposals are
+    considered, the nearest ones where it has keys; None takes as many as it has.
+    checkpoint_activations: for long horizons of large models, where memory runs out in gradient
+    planning: backward computes every model step once more, instead of keeping what was computed
+    in it. It changes no number but the time of a gradient step. compile: pass the roll-outs
+    through torch.compile, which needs a C++ compiler, at the first decision. It is off because it
+    takes minutes, which steps that are hardly faster do not pay back within an episode.
     """
 
     horizon: int = 5

@@ -78,12 +78,23 @@ class GoalObjective:
 
         Raises ValueError where the shapes do not fit together.
         """
-        cost = self._frame_costs(predicted, goal)
+        return self.total(self._frame_costs(predicted, goal))
+
+    def total(self, cost: Tensor) -> Tensor:
+        """Cost (N,) of plans whose predicted frames are at these distances (N, H) from the goal; of
+        the last one alone with frames="last"."""
         if self.frames == "last":
-            return cost[:, 0]
+            return cost[:, -1]
         if self.step_cost is None:
             return (cost * frame_weights(cost.shape[1], self.base, like=cost)).sum(dim=1)
         return self._arrival_costs(cost).amin(dim=1)
+
+    def scales(self, visual_width: int, proprio_width: int) -> Tensor:
+        """Factors (1 + E,), of the visual part and of each number of the proprioception, with which
+        the squared distance of two scaled latents is what a frame costs."""
+        weights = self._proprio_weights * (proprio_width // len(self._proprio_weights))
+        each = [1 / max(1, visual_width), *(weight / proprio_width for weight in weights)]
+        return torch.tensor(each).sqrt()
 
     def arrival(self, predicted: Latent, goal: Latent) -> Tensor:
         """Index (N,) of the predicted frame that a plan ends with: what comes after it does not

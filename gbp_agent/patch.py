@@ -68,8 +68,7 @@ class PatchConfig(WorldModelConfig):
     decoder_width: int = 0
 
     _may_be_zero: ClassVar[tuple[str, ...]] = (
-        "proposals",
-        "initializer_width",
+        *WorldModelConfig._may_be_zero,
         "proprio_width",
         "decoder_width",
     )

@@ -98,7 +98,8 @@ class Planner(Protocol):
             `warm`, zeros in the others, where the planner's own initialisation applies.
         warm: (B,) bool.
         proposals: (K, H, M), K ≥ 0, plans that any row may start from, such as those of the
-            training data; a planner whose `init` is not "proposals" ignores them.
+            training data, or (B, K, H, M), each row's own; a planner whose `init` is not
+            "proposals" ignores them.
         low, high: (M,), bounds of a model action; every returned number lies within.
         generator: the only source of randomness. Noise is drawn once and shared by all B rows,
             so that a row's plan does not depend on the rows beside it.

@@ -109,7 +109,10 @@ class StateConfig(VectorConfig):
 
     image_size: int = 0
 
-    _may_be_zero: ClassVar[tuple[str, ...]] = ("proposals", "initializer_width", "image_size")
+    _may_be_zero: ClassVar[tuple[str, ...]] = (
+        *WorldModelConfig._may_be_zero,
+        "image_size",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

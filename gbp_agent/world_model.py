@@ -32,6 +32,9 @@ class WorldModelConfig:
     image_size: S, pixels per side. proprio_dim: p. frameskip: F. history: T.
     proposals, proposal_steps: K plans of so many model steps, cut from the training data, are kept
     with the model for planners to start from.
+    proposal_keys: C, principal components of the visual latent that are kept along the proposals,
+    beside the proprioception, so that an agent looks up those that fit its problem; see Proposals.
+    0 keeps none.
     initializer_width, initializer_steps: hidden units of the initialisation network and model
     steps of its plans; see PlanInitializer. A width of 0 leaves it out.
     """
@@ -45,6 +48,7 @@ class WorldModelConfig:
     history: int = 1
     proposals: int = 512
     proposal_steps: int = 10
+    proposal_keys: int = 0
     initializer_width: int = 0
     initializer_steps: int = 5
 
@@ -59,7 +63,11 @@ class WorldModelConfig:
         if len(self.action_low) != len(self.action_high):
             raise ValueError("action_low and action_high must have the same length")
 
-    _may_be_zero: ClassVar[tuple[str, ...]] = ("proposals", "initializer_width")
+    _may_be_zero: ClassVar[tuple[str, ...]] = (
+        "proposals",
+        "proposal_keys",
+        "initializer_width",
+    )
 
     @property
     def action_dim(self) -> int:
@@ -84,6 +92,8 @@ class LatentWorldModel(nn.Module):
     """
 
     proposals: Tensor
+    proposal_keys: Tensor
+    proposal_basis: Tensor
 
     def __init__(
         self,
@@ -115,6 +125,12 @@ class LatentWorldModel(nn.Module):
             )
         plans = torch.zeros(config.proposals, config.proposal_steps, config.model_action_dim)
         self.register_buffer("proposals", plans)
+        if config.proposal_keys:
+            keys = config.proposal_keys + proprio_width
+            frames = (config.proposals, config.proposal_steps + 1)
+            self.register_buffer("proposal_keys", torch.zeros(*frames, keys, dtype=torch.float16))
+            basis = torch.zeros(tokens * token_width, config.proposal_keys)
+            self.register_buffer("proposal_basis", basis)
 
     @property
     def device(self) -> torch.device:

@@ -33,7 +33,7 @@ from gbp_agent.normalize import ActionNormalizer, Standardizer
 from gbp_agent.training import losses
 from gbp_agent.training.dynamics import pad_history
 from gbp_agent.training.loop import LoopConfig, optimize, schedule
-from gbp_agent.training.pretrain import draw_proposals, standardize_latents, uses_bfloat16
+from gbp_agent.training.pretrain import keep_proposals, standardize_latents, uses_bfloat16
 from gbp_agent.types import Latent
 
 TINY = {"latent_dim": 4, "encoder_width": 2, "keypoints": 4, "frameskip": 2, "predictor_width": 8,
@@ -399,13 +399,14 @@ def test_proposals_are_cut_from_training_episodes(
 ) -> None:
     model = make_model()
     latents = LatentDataset.encode(model, wall_data, tmp_path / "z.npy", progress=False)
-    plans = draw_proposals(latents, np.array([2]), model.config, seed=0)
-    assert plans.shape == (3, 6, 4)
+    keep_proposals(model, latents, np.array([2]), seed=0)
+    assert model.proposals.shape == (3, 6, 4)
     episode = torch.tensor(wall_data.episode(2)["action"])
     cut = {tuple(episode[i : i + 12].flatten().tolist()) for i in range(31 - 12)}
-    assert all(tuple(plan.flatten().tolist()) in cut for plan in plans)
-    none = draw_proposals(latents, np.array([2]), replace(model.config, proposals=0), seed=0)
-    assert none.shape == (0, 6, 4)
+    assert all(tuple(plan.flatten().tolist()) in cut for plan in model.proposals)
+    none = make_model(proposals=0)
+    keep_proposals(none, latents, np.array([2]), seed=0)
+    assert none.proposals.shape == (0, 6, 4)
 
 
 def test_precision() -> None:

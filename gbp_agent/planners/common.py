@@ -47,9 +47,9 @@ def check_inputs(
 ) -> None:
     """Check a planner's arguments once, at its entry.
 
-    initial: (B, H, M) finite floats; warm: (B,) bool; proposals: (K, H, M), K ≥ 0, finite, of
-    the dtype and device of `initial`; low, high: (M,), low ≤ high, ±inf allowed; generator: on
-    the device of `initial`. Raises ValueError otherwise.
+    initial: (B, H, M) finite floats; warm: (B,) bool; proposals: (K, H, M) or (B, K, H, M), K ≥ 0,
+    finite, of the dtype and device of `initial`; low, high: (M,), low ≤ high, ±inf allowed;
+    generator: on the device of `initial`. Raises ValueError otherwise.
     """
     if initial.dim() != 3 or not initial.is_floating_point() or initial.numel() == 0:
         raise ValueError(
@@ -62,10 +62,16 @@ def check_inputs(
             f"warm has shape {tuple(warm.shape)} and dtype {warm.dtype}, expected ({problems},) "
             "bool; give one flag for each row of `initial`."
         )
-    if proposals.dim() != 3 or proposals.shape[1:] != initial.shape[1:]:
+    leading = tuple(proposals.shape[:-3])
+    if (
+        proposals.dim() < 3
+        or leading not in ((), (problems,))
+        or (proposals.shape[-2:] != initial.shape[1:])
+    ):
         raise ValueError(
-            f"proposals has shape {tuple(proposals.shape)}, expected (K, "
-            f"{initial.shape[1]}, {width}); give an empty tensor with K = 0 where there are none."
+            f"proposals has shape {tuple(proposals.shape)}, expected (K, {initial.shape[1]}, "
+            f"{width}), or each problem's own with a leading {problems}; give an empty tensor with "
+            "K = 0 where there are none."
         )
     if proposals.dtype != initial.dtype or proposals.device != initial.device:
         raise ValueError(
@@ -136,6 +142,11 @@ def split_samples(candidates: Tensor, max_rollouts: int) -> tuple[Tensor, ...]:
     return candidates.split(max(1, max_rollouts // candidates.shape[0]), dim=1)
 
 
+def none_of(proposals: Tensor) -> Tensor:
+    """No proposals, of the same shape otherwise."""
+    return proposals[..., :0, :, :]
+
+
 def take_samples(candidates: Tensor, index: Tensor) -> Tensor:
     """Candidates (B, s, H, M) at `index` (B, s) along the samples of (B, S, H, M)."""
     return candidates.gather(1, index[:, :, None, None].expand(-1, -1, *candidates.shape[2:]))
@@ -190,18 +201,18 @@ def start_from_proposals(
 
     defaults: (B, S, H, M) within the bounds, the starts where there are no proposals; the first
         is `initial` in rows that are `warm`, zeros in the others.
-    proposals: (K, H, M), clamped into the bounds here.
+    proposals: (K, H, M) or (B, K, H, M), clamped into the bounds here.
 
     The first default is rolled out along with the proposals and counts as evaluated. In a warm
     row it stays the first of several starts, and a single start where it is no dearer than the
     cheapest proposal. In other rows it comes after all proposals. A proposal without a finite
     cost is no start; where proposals run short the defaults remain, so with K = 0 all do.
     """
-    if len(proposals) == 0:
+    if proposals.shape[-3] == 0:
         return Starts(defaults, BestPlan(defaults[:, 0]), 0)
     problems, count = defaults.shape[:2]
-    shared = proposals.detach().clamp(low, high).expand(problems, -1, -1, -1)
-    candidates = torch.cat([defaults[:, :1], shared], dim=1)  # (B, 1 + K, H, M)
+    each = proposals.detach().clamp(low, high).expand(problems, -1, -1, -1)
+    candidates = torch.cat([defaults[:, :1], each], dim=1)  # (B, 1 + K, H, M)
     parts = split_samples(candidates, max_rollouts)
     costs = torch.cat([evaluate(cost, part) for part in parts], dim=1)
     dearest = torch.finfo(costs.dtype).max  # still before proposals without a finite cost

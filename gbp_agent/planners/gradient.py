@@ -16,6 +16,7 @@ from gbp_agent.planners.common import (
     cost_and_gradient,
     draw_noise,
     evaluate,
+    none_of,
     start_from_proposals,
 )
 from gbp_agent.planners.optimizers import OPTIMIZERS
@@ -126,7 +127,7 @@ class GradientPlanner:
             cost,
             self._default_starts(initial, warm, generator).clamp(low, high),
             warm=warm,
-            proposals=proposals if config.init == "proposals" else proposals[:0],
+            proposals=proposals if config.init == "proposals" else none_of(proposals),
             low=low,
             high=high,
             max_rollouts=config.max_rollouts,

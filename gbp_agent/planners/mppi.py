@@ -16,6 +16,7 @@ from gbp_agent.planners.common import (
     check_number,
     draw_noise,
     evaluate,
+    none_of,
     split_samples,
     start_from_proposals,
 )
@@ -101,7 +102,7 @@ class MPPIPlanner:
             cost,
             centre[:, None],
             warm=warm,
-            proposals=proposals if config.init == "proposals" else proposals[:0],
+            proposals=proposals if config.init == "proposals" else none_of(proposals),
             low=low,
             high=high,
             max_rollouts=config.max_rollouts,

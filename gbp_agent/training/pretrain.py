@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..checkpoint import load_checkpoint, save_checkpoint
 from ..compact import CompactConfig, CompactWorldModel
@@ -28,9 +28,10 @@ from ..networks import initialize
 from ..normalize import ActionNormalizer, Standardizer
 from ..patch import PatchConfig, PatchWorldModel
 from ..precision import Precision, uses_bfloat16
+from ..proposals import principal_directions, project
 from ..report import machine
 from ..vector import StateConfig, StateWorldModel
-from ..world_model import LatentWorldModel, WorldModelConfig
+from ..world_model import LatentWorldModel
 from .cards import model_card
 from .dynamics import DynamicsConfig, train_dynamics
 from .initializer import InitializerConfig, train_initializer
@@ -112,7 +113,7 @@ def pretrain(config: PretrainConfig) -> LatentWorldModel:
     latents = LatentDataset.encode(
         model, dataset, config.out / "latents.npy", config.progress, mirrors=config.mirrors
     )
-    model.proposals.copy_(draw_proposals(latents, training, model.config, config.seed))
+    keep_proposals(model, latents, training, config.seed)
     train_dynamics(model, latents, training, config.dynamics, *how)
     train_initializer(model, latents, training, config.initializer, *how)
     metrics = judge(model, dataset, latents, training, held_out, config.seed)
@@ -132,7 +133,7 @@ def take_encoder(model: LatentWorldModel, source: str) -> None:
         KeyError, FileNotFoundError: there is no such model.
         ValueError: its encoder has another shape.
     """
-    trained_later = ("predictor.", "initializer.", "proposals")
+    trained_later = ("predictor.", "initializer.", "proposal")
     other, _ = load_checkpoint(source)
     own, given = (
         {k: v for k, v in m.state_dict().items() if not k.startswith(trained_later)}
@@ -210,16 +211,24 @@ def keep_proprioception(model: PatchWorldModel) -> None:
     nn.init.zeros_(embedding.bias)
 
 
-def draw_proposals(
-    latents: LatentDataset, episodes: np.ndarray, config: WorldModelConfig, seed: int
-) -> Tensor:
-    """Plans (K, proposal_steps, M) cut from training episodes at random."""
-    if config.proposals == 0:
-        return torch.zeros(0, config.proposal_steps, config.frameskip * config.action_dim)
+def keep_proposals(
+    model: LatentWorldModel, latents: LatentDataset, episodes: np.ndarray, seed: int
+) -> None:
+    """Cut plans (K, proposal_steps, M) from training episodes at random, with their keys."""
+    shape = model.config
+    if shape.proposals == 0:
+        return
     source = latents.windows(
-        config.proposal_steps + 1, config.frameskip, episodes, config.proposals, seed
+        shape.proposal_steps + 1, shape.frameskip, episodes, shape.proposals, seed
     )
-    return next(source)[1]
+    joined, actions = next(source)
+    model.proposals.copy_(actions)
+    if shape.proposal_keys:
+        along = model.split(joined)
+        visual = along.visual.flatten(-2)
+        basis = principal_directions(visual.flatten(0, 1), shape.proposal_keys)
+        model.proposal_basis.copy_(basis)
+        model.proposal_keys.copy_(project(along, basis))
 
 
 def _build(
