@@ -28,7 +28,7 @@ from .observations import ObservationKeys, check_observation
 from .planners import PLANNERS, make_planner
 from .planners.settings import planner_from_settings, settings_of
 from .precision import uses_bfloat16
-from .proposals import Proposals
+from .proposals import make_proposals
 from .report import EvaluationReport
 from .rollouts import in_parts, make_rollout
 from .state import AgentState
@@ -75,7 +75,7 @@ class WorldModelMPCAgent:
         self._goal: Observation | np.ndarray | None = None
         self._state: AgentState | None = None
         shape = model.config
-        self._proposals = Proposals(
+        self._propose = make_proposals(
             model, self.objective, self.config.proposals, self.config.horizon
         )
         # A planner is told of the network's plans as if they were the rest of earlier ones.
@@ -347,7 +347,7 @@ class WorldModelMPCAgent:
             self.cost_of(start, past, goal),
             initial,
             warm=warm,
-            proposals=self._proposals(start, goal),
+            proposals=self._propose(start, goal),
             low=self._low,
             high=self._high,
             generator=generator,

@@ -91,10 +91,11 @@ class GoalObjective:
 
     def scales(self, visual_width: int, proprio_width: int) -> Tensor:
         """Factors (1 + E,), of the visual part and of each number of the proprioception, with which
-        the squared distance of two scaled latents is what a frame costs."""
-        weights = self._proprio_weights * (proprio_width // len(self._proprio_weights))
-        each = [1 / max(1, visual_width), *(weight / proprio_width for weight in weights)]
-        return torch.tensor(each).sqrt()
+        the squared distance of two scaled latents is what a frame costs.
+
+        Raises ValueError where proprio_weight has another number of weights.
+        """
+        return torch.tensor([1 / max(1, visual_width), *self._shares(proprio_width)]).sqrt()
 
     def arrival(self, predicted: Latent, goal: Latent) -> Tensor:
         """Index (N,) of the predicted frame that a plan ends with: what comes after it does not
@@ -107,23 +108,25 @@ class GoalObjective:
     def _frame_costs(self, predicted: Latent, goal: Latent) -> Tensor:
         """Cost of each frame (N, frames), of the last one alone with frames="last"."""
         _check_shapes(predicted, goal)
-        width = predicted.proprio.shape[-1]
-        if len(self._proprio_weights) not in (1, width):
-            raise ValueError(
-                f"proprio_weight has {len(self._proprio_weights)} numbers, expected {width}, the "
-                "width of the proprioceptive latent; or give one number for all."
-            )
+        shares = self._shares(predicted.proprio.shape[-1])
         if self.frames == "last":
             predicted = Latent(*(part[:, -1:] for part in predicted))
         visual = predicted.visual - goal.visual.unsqueeze(-3)
         cost = visual.square().sum((-2, -1)) / max(1, visual.shape[-2:].numel())
-        if any(self._proprio_weights) and width > 0:
+        if any(shares):
             proprio = predicted.proprio - goal.proprio.unsqueeze(-2)
-            shares = [weight / width for weight in self._proprio_weights]
-            # One number for all is spread over them: a matrix product is fewer operations.
-            shares = shares * (width // len(shares))
             cost = cost + proprio.square() @ proprio.new_tensor(shares)
         return cost
+
+    def _shares(self, width: int) -> list[float]:
+        """What the square of each of E proprioceptive numbers counts in a frame's cost."""
+        weights = self._proprio_weights
+        if len(weights) not in (1, width):
+            raise ValueError(
+                f"proprio_weight has {len(weights)} numbers, expected {width}, the width of the "
+                "proprioceptive latent; or give one number for all."
+            )
+        return [weight / width for weight in weights * (width // len(weights))]
 
     def _arrival_costs(self, cost: Tensor) -> Tensor:
         """From the frames' costs (N, H), what a plan costs (N, H) that ends with the first, …,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -9,49 +12,55 @@ from .objectives import GoalObjective
 from .types import Latent, Objective
 from .world_model import LatentWorldModel
 
+Propose = Callable[[Latent, Latent], Tensor]
+"""(start Latent (B, T), goal Latent (B,)) → proposals (K, H, M) for all B problems, or (B, K, H, M)
+for each."""
 
-class Proposals:
-    """What an agent gives its planner to start from: called with B problems, (K, H, M) for all of
-    them, or (B, K, H, M) for each.
 
-    Of a model without `proposal_keys` they are the first `count` of its proposals. With keys they
-    are those `count` pieces of H model steps, out of all pieces of all proposals, that would cost
+def make_proposals(
+    model: LatentWorldModel, objective: Objective, count: int | None, horizon: int
+) -> Propose:
+    """What an agent gives its planner to start from.
+
+    With a model that has `proposal_keys` and a GoalObjective, which knows what is near, they are
+    the nearest; otherwise the first `count` of the model's proposals, or none where these are
+    shorter than the horizon.
+
+    count: at most so many; None takes as many as the model has. horizon: H.
+    """
+    number, steps, width = model.proposals.shape
+    if steps < horizon:  # too short to be of use
+        return partial(_for_all, model.proposals.new_zeros(0, horizon, width))
+    most = number if count is None else count
+    if model.config.proposal_keys and number and most and isinstance(objective, GoalObjective):
+        return NearestProposals(model, objective, most, horizon)
+    return partial(_for_all, model.proposals[:most, :horizon])
+
+
+def _for_all(proposals: Tensor, start: Latent, goal: Latent) -> Tensor:
+    return proposals
+
+
+class NearestProposals:
+    """Those `count` pieces of H model steps, out of all pieces of all proposals, that would cost
     least if the model's latents went the way that they went in the data, where the distance from
     the problem's start to the piece's is paid as well: a look-up of nearest neighbours, which needs
-    no roll-out. It takes a GoalObjective to know what is near.
+    no roll-out. Arguments as for `make_proposals`."""
 
-    model: with its proposals; where they are shorter than the horizon there are none.
-    objective: the agent's. count: at most so many; None takes as many as the model has proposals.
-    horizon: H.
-    """
-
-    def __init__(
-        self, model: LatentWorldModel, objective: Objective, count: int | None, horizon: int
-    ):
-        number, steps, width = model.proposals.shape
-        self._horizon = horizon
-        self._plain = model.proposals[:count, :horizon]
-        if steps < horizon:  # too short to be of use
-            self._plain = model.proposals.new_zeros(0, horizon, width)
-        self._objective: GoalObjective | None = None
-        if not model.config.proposal_keys or not len(self._plain):
-            return
-        if isinstance(objective, GoalObjective):
-            self._objective = objective
-            self._basis = model.proposal_basis
-            visual = model.tokens * model.token_width
-            scales = objective.scales(visual, model.latent_width - visual)
-            self._scales = scales.to(model.device)
-            self._keys = self._scaled(model.proposal_keys.float())  # (number, P + 1, C + E)
-            self._squares = self._keys.square().sum(-1).flatten()
-            pieces = number * (steps - horizon + 1)
-            self._count = min(number if count is None else count, pieces)
-            self._pieces = model.proposals.unfold(1, horizon, 1).transpose(2, 3)
+    def __init__(self, model: LatentWorldModel, objective: GoalObjective, count: int, horizon: int):
+        self._objective, self._horizon = objective, horizon
+        self._basis = model.proposal_basis
+        visual = model.tokens * model.token_width
+        self._scales = objective.scales(visual, model.latent_width - visual).to(model.device)
+        keys = model.proposal_keys.to(model.proposals.dtype)
+        self._keys = self._scaled(keys)  # (number, P + 1, C + E)
+        self._squares = self._keys.square().sum(-1).flatten()
+        # (number, pieces of one, H, M), a view
+        self._pieces = model.proposals.unfold(1, horizon, 1).transpose(2, 3)
+        self._count = min(count, self._pieces.shape[:2].numel())
 
     def __call__(self, start: Latent, goal: Latent) -> Tensor:
-        """Proposals for B problems: start Latent (B, T), goal Latent (B,)."""
-        if self._objective is None:
-            return self._plain
+        """Proposals (B, K, H, M), start Latent (B, T), goal Latent (B,)."""
         last = Latent(*(part[:, -1] for part in start))
         from_start, from_goal = self._distances(last), self._distances(goal)  # (B, number, P + 1)
         ends = from_goal[:, :, 1:].unfold(2, self._horizon, 1)  # (B, number, pieces of one, H)
@@ -83,10 +92,3 @@ def project(latent: Latent, basis: Tensor) -> Tensor:
     """Latent (...) → keys (..., C + E): the components of the visual part along the basis (P·D, C),
     beside the proprioception."""
     return torch.cat([latent.visual.flatten(-2) @ basis, latent.proprio], -1)
-
-
-def principal_directions(visual: Tensor, count: int) -> Tensor:
-    """The (width, count) orthonormal directions along which (N, width) vary most."""
-    centred = (visual - visual.mean(0)).double()
-    _, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
-    return directions.flip(1)[:, :count].to(visual.dtype)

@@ -33,8 +33,8 @@ class WorldModelConfig:
     proposals, proposal_steps: K plans of so many model steps, cut from the training data, are kept
     with the model for planners to start from.
     proposal_keys: C, principal components of the visual latent that are kept along the proposals,
-    beside the proprioception, so that an agent looks up those that fit its problem; see Proposals.
-    0 keeps none.
+    beside the proprioception, so that an agent looks up those that fit its problem; see
+    NearestProposals. 0 keeps none.
     initializer_width, initializer_steps: hidden units of the initialisation network and model
     steps of its plans; see PlanInitializer. A width of 0 leaves it out.
     """

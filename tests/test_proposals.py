@@ -15,8 +15,9 @@ from gbp_agent import GoalObjective, StateCost, TrajectoryDataset, load_checkpoi
 from gbp_agent.checkpoint import save_checkpoint
 from gbp_agent.data.latents import LatentDataset
 from gbp_agent.planners import PLANNERS
-from gbp_agent.proposals import Proposals, principal_directions, project
+from gbp_agent.proposals import make_proposals, project
 from gbp_agent.training.pretrain import keep_proposals
+from gbp_agent.training.principal import principal_directions
 from gbp_agent.types import Latent
 
 STEPS, NUMBER = 6, 5
@@ -48,7 +49,7 @@ def test_the_nearest_are_looked_up(objective: GoalObjective, model: Any) -> None
     """As if every piece of every proposal had been compared with the problem, one by one."""
     horizon, count = 4, 3
     start, goal = problems(model, 2)
-    found = Proposals(model, objective, count, horizon)(start, goal)
+    found = make_proposals(model, objective, count, horizon)(start, goal)
     assert found.shape == (2, count, horizon, 4)
     known = model.proposal_keys.float()
     along = Latent((known[..., :4] @ model.proposal_basis.T).unsqueeze(-2), known[..., 4:])
@@ -71,7 +72,7 @@ def test_the_nearest_are_looked_up(objective: GoalObjective, model: Any) -> None
 
 
 def test_a_look_up_of_one_problem_is_that_of_many(model: Any) -> None:
-    propose = Proposals(model, GoalObjective(), 6, 3)
+    propose = make_proposals(model, GoalObjective(), 6, 3)
     start, goal = problems(model, 4)
     together = propose(start, goal)
     for row in range(4):
@@ -81,18 +82,18 @@ def test_a_look_up_of_one_problem_is_that_of_many(model: Any) -> None:
 
 @pytest.mark.parametrize(("count", "found"), [(None, NUMBER), (0, 0), (1, 1), (99, NUMBER * 3)])
 def test_how_many(count: int | None, found: int, model: Any) -> None:
-    proposals = Proposals(model, GoalObjective(), count, 4)(*problems(model, 2))
+    proposals = make_proposals(model, GoalObjective(), count, 4)(*problems(model, 2))
     assert proposals.shape[-3:] == (found, 4, 4)
 
 
 def test_without_a_goal_objective_the_first_are_taken(model: Any) -> None:
     objective = StateCost(lambda state: state.sum(-1), model.proprio_normalizer)
-    found = Proposals(model, objective, 2, 4)(*problems(model, 2))
+    found = make_proposals(model, objective, 2, 4)(*problems(model, 2))
     assert torch.equal(found, model.proposals[:2, :4])
 
 
 def test_proposals_that_are_too_short_are_left_out(model: Any) -> None:
-    found = Proposals(model, GoalObjective(), None, STEPS + 1)(*problems(model, 2))
+    found = make_proposals(model, GoalObjective(), None, STEPS + 1)(*problems(model, 2))
     assert found.shape == (0, STEPS + 1, 4)
 
 
@@ -101,7 +102,7 @@ def test_keys_are_kept_in_a_checkpoint(model: Any, tmp_path: Path) -> None:
     loaded, _ = load_checkpoint(tmp_path / "saved")
     arguments = problems(model, 2)
     found, expected = (
-        Proposals(made, GoalObjective(), 2, 3)(*arguments) for made in (loaded, model)
+        make_proposals(made, GoalObjective(), 2, 3)(*arguments) for made in (loaded, model)
     )
     assert found.shape == (2, 2, 3, 4)
     assert torch.equal(found, expected)

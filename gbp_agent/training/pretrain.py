@@ -28,7 +28,7 @@ from ..networks import initialize
 from ..normalize import ActionNormalizer, Standardizer
 from ..patch import PatchConfig, PatchWorldModel
 from ..precision import Precision, uses_bfloat16
-from ..proposals import principal_directions, project
+from ..proposals import project
 from ..report import machine
 from ..vector import StateConfig, StateWorldModel
 from ..world_model import LatentWorldModel
@@ -36,7 +36,7 @@ from .cards import model_card
 from .dynamics import DynamicsConfig, train_dynamics
 from .initializer import InitializerConfig, train_initializer
 from .masked import MaskedConfig, train_patch_representation
-from .principal import fit_principal_components
+from .principal import fit_principal_components, principal_directions
 from .representation import RepresentationConfig, train_representation
 from .run import as_json, claim, report
 

@@ -46,9 +46,7 @@ def fit_principal_components(
             f"{len(rows)} frames have fewer than {width} principal components; collect more "
             "episodes or give a smaller latent_dim"
         )
-    covariance = torch.cov(rows.T)
-    _, basis = torch.linalg.eigh(covariance)
-    components = basis[:, -width:].flip(1).T  # (D, S²), of the blurred picture
+    components = principal_directions(rows, width).T  # (D, S²), of the blurred picture
     latents = rows @ components.T
     # Blurring is symmetric and linear, so that it can be done to the components instead.
     grey = components.unflatten(1, (size, size))
@@ -58,6 +56,12 @@ def fit_principal_components(
     weight, bias = _regression(latents, torch.cat(pictures))
     decoder.entry.weight.copy_(weight)
     decoder.entry.bias.copy_(bias)
+
+
+def principal_directions(rows: Tensor, count: int) -> Tensor:
+    """The (width, count) orthonormal directions along which (N, width) vary most, most first."""
+    _, directions = torch.linalg.eigh(torch.cov(rows.T))  # least first
+    return directions[:, -count:].flip(1)
 
 
 def gaussian_blur(size: int, std: float) -> Tensor:
