@@ -24,11 +24,16 @@ from gbp_agent import (
     pretrain,
 )
 
-# DINO-WM's structure in small: 64 tokens of 48 numbers for a picture of 64 px.
+# DINO-WM's structure in small: 64 tokens of 32 numbers for a picture of 64 px, which is blurred, as
+# tokens of a sharp one tell no near goal from a far one.
 PATCHES: dict[str, Any] = {
     "history": 1,
     "encoder": "vit_tiny_patch16_224",
-    "encoder_options": {"patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 4},
+    "encoder_options": {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2},
+    "pixel_mean": (1.0, 1.0, 1.0),
+    "pixel_std": (0.1, 0.1, 0.1),
+    "blur": 8.0,
+    "centered": True,
     "proprio_width": 0,
     "residual": True,
     "depth": 3,
@@ -149,7 +154,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "data": WALL["data"],
         "family": "patch",
         "model": PATCHES,
-        "masked": MaskedConfig(steps=3000),
+        "masked": MaskedConfig(steps=1500),
         "dynamics": DynamicsConfig(steps=5000, windows=64, horizon=2),
         "planning": {
             "mpc": {"precision": "auto", "proposals": 128, "action_limit": 2.0, "horizon": 8},

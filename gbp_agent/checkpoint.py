@@ -53,7 +53,7 @@ def save_checkpoint(
     planning: settings that the agent takes up unless it is told otherwise; JSON values.
     card: Markdown of the model card.
     half: store weights in float16, which halves the file and rounds them to 3 digits; statistics
-        and biases stay as they are, and loading gives float32 again.
+        and biases stay as they are, see `halved`, and loading gives float32 again.
     """
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}.tmp")
@@ -68,9 +68,7 @@ def save_checkpoint(
     (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     if half:
-        # Vectors, such as biases, take no space.
-        whole = {k for k, v in weights.items() if v.ndim < 2 or "normalizer" in k}
-        weights = {k: v if k in whole else v.half() for k, v in weights.items()}
+        weights = {k: v.half() if halved(k, v) else v for k, v in weights.items()}
     save_file(weights, temporary / WEIGHTS_FILE)
     (temporary / CARD_FILE).write_text(card)
     old = folder.with_name(f".{folder.name}.old")
@@ -79,6 +77,12 @@ def save_checkpoint(
         folder.rename(old)
     temporary.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def halved(name: str, weight: Tensor) -> bool:
+    """Whether a weight is among those that may be stored in float16: not a vector, such as a bias,
+    which takes no space, and no statistics."""
+    return weight.ndim >= 2 and "normalizer" not in name and not name.endswith(".center")
 
 
 def load_checkpoint(

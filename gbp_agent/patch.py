@@ -39,7 +39,8 @@ DINO = "vit_small_patch14_dinov2.lvd142m"
 class PatchConfig(WorldModelConfig):
     """Shape of a patch-token world model; WorldModelConfig has the rest.
 
-    encoder, encoder_size, encoder_options, interpolation, pixel_mean, pixel_std: see PatchEncoder.
+    encoder, encoder_size, encoder_options, interpolation, pixel_mean, pixel_std, blur, centered:
+        see PatchEncoder.
     proprio_width: E, width of the embedded proprioception; 0 takes the z-scores as they are.
     action_width: of an embedded model action.
     placement, residual, depth, heads, head_width, mlp_width, dropout: see PatchPredictor.
@@ -56,6 +57,8 @@ class PatchConfig(WorldModelConfig):
     interpolation: Interpolation = "bilinear"
     pixel_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     pixel_std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    blur: float = 0.0
+    centered: bool = False
     proprio_width: int = 10
     action_width: int = 10
     placement: Placement = "concat"
@@ -83,6 +86,8 @@ class PatchConfig(WorldModelConfig):
         ):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+        if self.blur < 0:
+            raise ValueError(f"blur must be at least 0, got {self.blur}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in 0…1, got {self.dropout}")
 
@@ -111,6 +116,8 @@ class PatchWorldModel(LatentWorldModel):
             config.interpolation,
             config.pixel_mean,
             config.pixel_std,
+            config.blur,
+            config.centered,
         ).requires_grad_(False)
         tokens, width = encoder.tokens, encoder.token_width
         alike = config.placement == "tokens"

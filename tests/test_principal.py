@@ -20,8 +20,9 @@ from gbp_agent import (
     pretrain,
 )
 from gbp_agent.data.latents import encode_frames
+from gbp_agent.networks import gaussian_blur
 from gbp_agent.training.pretrain import standardize_latents
-from gbp_agent.training.principal import fit_principal_components, gaussian_blur
+from gbp_agent.training.principal import fit_principal_components
 
 EPISODES = np.arange(10)
 

@@ -1,5 +1,6 @@
 """nn.Modules only: what maps pictures to latents, latents to latents, latents to pictures."""
 
+from .blur import gaussian_blur
 from .decoder import ConvDecoder, LinearDecoder
 from .encoder import ConvEncoder, LinearEncoder, darkness
 from .initialize import initialize
@@ -18,5 +19,6 @@ __all__ = [
     "PatchPredictor",
     "PlanInitializer",
     "darkness",
+    "gaussian_blur",
     "initialize",
 ]

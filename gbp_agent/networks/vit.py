@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .blur import gaussian_blur
 from .frame_causal import FrameCausalViT, KeysValues
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
@@ -27,6 +28,10 @@ class PatchEncoder(nn.Module):
         options: further arguments of timm.create_model, e.g. {"patch_size": 8, "depth": 4}.
         interpolation: of the resizing, with anti-aliasing unless it is "nearest".
         mean, std: per channel, of pictures between 0 and 1.
+        blur: standard deviation, px of `size`, of a Gaussian by which pictures on a white ground
+            are blurred first; 0 leaves them sharp. Each token then knows what is near its patch,
+            and two pictures differ the more, the further their things are apart.
+        centered: every token has its mean over some pictures, `center`, taken away.
 
     Raises:
         KeyError: timm does not know the name.
@@ -41,6 +46,8 @@ class PatchEncoder(nn.Module):
         interpolation: Interpolation = "bilinear",
         mean: tuple[float, ...] = (0.5, 0.5, 0.5),
         std: tuple[float, ...] = (0.5, 0.5, 0.5),
+        blur: float = 0.0,
+        centered: bool = False,
     ):
         super().__init__()
         if not timm.is_model(name):
@@ -72,29 +79,41 @@ class PatchEncoder(nn.Module):
         self.token_width = int(network.num_features)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        self.blur = blur
+        self.register_buffer("smooth", gaussian_blur(size, blur), persistent=False)
+        center = torch.zeros(self.tokens, self.token_width) if centered else None
+        self.register_buffer("center", center)
 
     mean: Tensor
     std: Tensor
+    smooth: Tensor
+    center: Tensor | None
 
-    def forward(self, pixels: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Pixels (N, S, S, 3) uint8 → tokens (N, P, D), row by row of the picture.
-
-        hidden: (N, P) bool, patches that are shown as even grounds of the mean color.
-        """
+    def picture(self, pixels: Tensor) -> Tensor:
+        """Pixels (N, S, S, 3) uint8 → what the transformer sees, (N, 3, size, size)."""
         picture = pixels.permute(0, 3, 1, 2).to(self.mean.dtype) / 255.0
         if picture.shape[-1] != self.size:
             smooth = self.interpolation != "nearest"
             picture = F.interpolate(
                 picture, (self.size, self.size), mode=self.interpolation, antialias=smooth
             )
-        picture = (picture - self.mean) / self.std
+        if self.blur:
+            picture = 1.0 - self.smooth @ (1.0 - picture) @ self.smooth
+        return (picture - self.mean) / self.std
+
+    def forward(self, pixels: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Pixels (N, S, S, 3) uint8 → tokens (N, P, D), row by row of the picture.
+
+        hidden: (N, P) bool, patches that are shown as even grounds of the mean color.
+        """
+        picture = self.picture(pixels)
         if hidden is not None:
             side = self.size // self.grid[0]
             covers = hidden.unflatten(1, self.grid).repeat_interleave(side, 1)
             picture = picture.masked_fill(covers.repeat_interleave(side, 2).unsqueeze(1), 0.0)
         network: Any = self.network
-        tokens: Tensor = network.forward_features(picture)
-        return tokens[:, self.prefix :]
+        tokens: Tensor = network.forward_features(picture)[:, self.prefix :]
+        return tokens if self.center is None else tokens - self.center
 
 
 class PatchPredictor(nn.Module):

@@ -9,16 +9,19 @@ from torch.nn import functional as F
 from ..networks import darkness
 
 
-def reconstruction(decoded: Tensor, pixels: Tensor, foreground_weight: float) -> Tensor:
+def reconstruction(
+    decoded: Tensor, pixels: Tensor, foreground_weight: float, target: Tensor | None = None
+) -> Tensor:
     """Weighted mean squared error of a decoded picture.
 
     decoded: (N, 3, S, S), the decoder's output; pixels: (N, S, S, 3) uint8. Pixels that differ
     from white count `foreground_weight` times as much as the white ground, which otherwise drowns
-    small objects.
+    small objects. target: (N, 3, S, S), the picture's darkness unless another is given.
     """
-    target = darkness(pixels, torch.float32)
-    weight = 1.0 + (foreground_weight - 1.0) * (target.amax(1, keepdim=True) > 0.05)
-    return (weight * (decoded.float() - target).square()).mean()
+    dark = darkness(pixels, torch.float32)
+    weight = 1.0 + (foreground_weight - 1.0) * (dark.amax(1, keepdim=True) > 0.05)
+    wanted = dark if target is None else target
+    return (weight * (decoded.float() - wanted).square()).mean()
 
 
 def relative_error(predicted: Tensor, target: Tensor) -> Tensor:

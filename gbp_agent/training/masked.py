@@ -1,8 +1,9 @@
 """First phase of pre-training for patch tokens: a small vision transformer, trained as a masked
 autoencoder on the data's own frames, and then frozen.
 
-1. masked     encoder: pictures with hidden patches → whole pictures
-2. tokens     standardised: a mean of 0 and a mean variance of 1
+1. masked     encoder: pictures with hidden patches → whole pictures, as the encoder sees them
+2. tokens     standardised: a mean of 0 and a mean variance of 1; of weights that are rounded as
+              the checkpoint keeps them, as a small part of the tokens may be all that moves
 3. decoder    tokens → pictures, for people
 
 Sources: masked autoencoders (arXiv 2111.06377); hidden patches are shown as grey, as in SimMIM
@@ -21,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checkpoint import halved
 from ..data import TrajectoryDataset, evenly_chosen
-from ..networks import PatchDecoder, initialize
+from ..networks import PatchDecoder, darkness, initialize
 from ..patch import PatchWorldModel
 from . import losses
 from .loop import LoopConfig, optimize
@@ -63,10 +65,15 @@ class _Masked(nn.Module):
         self.head = nn.Linear(model.token_width, 3 * self.patch**2)
 
     def forward(self, pixels: Tensor, hidden: Tensor) -> Tensor:
-        """Pixels (N, S, S, 3) uint8 and hidden patches (N, P) bool → darkness (N, 3, S, S)."""
+        """Pixels (N, S, S, 3) uint8 and hidden patches (N, P) bool → the picture (N, 3, S, S)."""
         patches = self.head(self.encoder(pixels, hidden))
         maps = patches.transpose(1, 2).unflatten(2, self.encoder.grid)
         return F.pixel_shuffle(maps, self.patch)
+
+    def target(self, pixels: Tensor) -> Tensor:
+        """What is to be told of pixels, (N, 3, S, S)."""
+        seen: Tensor = self.encoder.picture(pixels)
+        return seen
 
 
 def train_patch_representation(
@@ -94,8 +101,10 @@ def train_patch_representation(
     how = (dataset, episodes, config, seed, bfloat16, folder, progress)
     networks = _Masked(model)
     initialize(networks.head, torch.Generator().manual_seed(seed))
-    _optimize("masked", networks.requires_grad_(True), config.steps, *how)
+    networks.requires_grad_(True)
+    _optimize("masked", networks, config.steps, *how)
     model.encoder.requires_grad_(False)
+    round_as_kept(model.encoder)
     standardize_tokens(model, norm, _sample(dataset, episodes))
     if isinstance(model.decoder, PatchDecoder):
         _optimize("decoder", _Shown(model), config.decoder_steps, *how)
@@ -111,13 +120,17 @@ class _Shown(nn.Module):
     def forward(self, pixels: Tensor, hidden: Tensor) -> Tensor:
         with torch.no_grad():
             tokens = self.encoder(pixels)
-        darkness: Tensor = self.decoder(tokens)
-        return darkness
+        shown: Tensor = self.decoder(tokens)
+        return shown
+
+    def target(self, pixels: Tensor) -> Tensor:
+        """What is to be told of pixels, (N, 3, S, S)."""
+        return darkness(pixels, torch.float32)
 
 
 def _optimize(
     name: str,
-    networks: nn.Module,
+    networks: _Masked | _Shown,
     steps: int,
     dataset: TrajectoryDataset,
     episodes: np.ndarray,
@@ -141,8 +154,9 @@ def _optimize(
         generator = torch.Generator(device).manual_seed(seed * 1_000_003 + step)
         draw = torch.rand(len(pixels), encoder.tokens, generator=generator, device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            darkness = networks(pixels, draw < config.hidden)
-        return losses.reconstruction(darkness, pixels, config.foreground_weight), {}
+            decoded = networks(pixels, draw < config.hidden)
+        target = networks.target(pixels)
+        return losses.reconstruction(decoded, pixels, config.foreground_weight, target), {}
 
     optimize(
         name, networks, loss_function, batches, LoopConfig(steps, config.learning_rate), folder,
@@ -151,13 +165,28 @@ def _optimize(
 
 
 @torch.no_grad()
+def round_as_kept(network: nn.Module) -> None:
+    """Round the weights in place to what a checkpoint of half precision keeps of them."""
+    for name, weight in network.named_parameters():
+        if halved(name, weight):
+            weight.copy_(weight.half())
+
+
+@torch.no_grad()
 def standardize_tokens(model: PatchWorldModel, norm: nn.LayerNorm, pixels: Tensor) -> None:
     """Give the tokens of pixels (n, S, S, 3) a mean of 0 for each number, and a mean variance of 1,
-    by the weights of the encoder's last LayerNorm."""
+    by the weights of the encoder's last LayerNorm; each token for itself where the encoder is
+    `centered`, so that what is the same in all pictures does not count."""
     tokens = torch.cat([model.encoder(part.to(model.device)) for part in pixels.split(256)])
-    mean, variance = tokens.flatten(0, 1).mean(0), tokens.flatten(0, 1).var(0)
+    center = model.encoder.center
+    each = tokens.flatten(0, 1) if center is None else tokens
+    mean, variance = each.mean(0), each.var(0)
     scale = variance.mean().clamp(min=1e-12).rsqrt()
-    norm.bias.sub_(mean).mul_(scale)
+    if center is None:
+        norm.bias.sub_(mean).mul_(scale)
+    else:
+        center.add_(mean).mul_(scale)
+        norm.bias.mul_(scale)
     norm.weight.mul_(scale)
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..compact import CompactWorldModel
 from ..data import TrajectoryDataset
-from ..networks import darkness
+from ..networks import darkness, gaussian_blur
 
 FRAMES = 20_000  # that are looked at, at most
 AT_ONCE = 50  # episodes in memory
@@ -62,16 +62,6 @@ def principal_directions(rows: Tensor, count: int) -> Tensor:
     """The (width, count) orthonormal directions along which (N, width) vary most, most first."""
     _, directions = torch.linalg.eigh(torch.cov(rows.T))  # least first
     return directions[:, -count:].flip(1)
-
-
-def gaussian_blur(size: int, std: float) -> Tensor:
-    """The matrix (S, S) that blurs along one axis of a picture of S px, with white beyond its
-    edges; the identity for std = 0."""
-    place = torch.arange(size, dtype=torch.float32)
-    if std == 0:
-        return torch.eye(size)
-    weight = torch.exp(-0.5 * ((place[:, None] - place) / std).square())
-    return weight / (std * (2 * torch.pi) ** 0.5)
 
 
 def _regression(latents: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
