@@ -42,7 +42,9 @@ PATCHES: dict[str, Any] = {
     "mlp_width": 192,
     "dropout": 0.0,
     "decoder_width": 32,
-    "proposals": 512,
+    "proposals": 3800,
+    "proposal_steps": 20,
+    "proposal_keys": 8,
 }
 # Random goals are drawn at once; goals are not used in collecting. The behaviour policy never
 # misses, and a planner has to know what a miss is.
@@ -96,14 +98,16 @@ TASKS: dict[str, dict[str, Any]] = {
         "model": {
             "predictor_width": 256,
             "decoder_proprio": True,
-            "proposals": 2048,
+            "proposals": 3800,
+            "proposal_steps": 20,
+            "proposal_keys": 8,
             "initializer_width": 256,
         },
         "mirrors": True,
         "representation": RepresentationConfig(steps=4000),
         "dynamics": DynamicsConfig(steps=20_000),
         "planning": {
-            "mpc": {"precision": "auto", "proposals": 512},
+            "mpc": {"precision": "auto", "proposals": 128},
             "objective": {
                 "frames": "all",
                 "base": 8.0,
@@ -155,11 +159,13 @@ TASKS: dict[str, dict[str, Any]] = {
         "family": "patch",
         "model": PATCHES,
         "masked": MaskedConfig(steps=1500),
-        "dynamics": DynamicsConfig(steps=5000, windows=64, horizon=2),
+        "dynamics": DynamicsConfig(steps=8000, windows=64, horizon=2),
         "planning": {
-            "mpc": {"precision": "auto", "proposals": 128, "action_limit": 2.0, "horizon": 8},
+            "mpc": {"precision": "auto", "proposals": 16, "action_limit": 2.0, "horizon": 8},
             "objective": {"frames": "all", "base": 3.0},
-            "planners": {"gradient": {"steps": 20, "restarts": 4, "learning_rate": 0.1}},
+            "planners": {
+                "gradient": {"steps": 10, "restarts": 2, "warm_steps": 3, "learning_rate": 0.1}
+            },
         },
     },
 }

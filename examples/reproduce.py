@@ -104,8 +104,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "granular": PUSHES,
 }
 SETTINGS["wall-small"] = SETTINGS["wall"]
-# Where time does not matter: what "gradient-long" has besides, from all of the model's proposals.
-LONG = {"steps": 100, "restarts": 16}
+SETTINGS["wall-patch"] = {
+    "steps": 3000,
+    "windows": 64,
+    "horizon": 1,
+    "online": OnlineConfig(
+        every=600,
+        trajectories=64,
+        model_steps=8,
+        goals="random",
+        planner=GradientConfig(steps=6, restarts=2, warm_steps=3, learning_rate=0.1),
+        proposals=32,
+    ),
+}
+# Where time does not matter: what "gradient-long" has besides.
+LONG, LONG_PROPOSALS = {"steps": 100, "restarts": 16}, 2048
 # Not tuned yet.
 GRADIENT_DESCENT_RATE = dict.fromkeys(SETTINGS, 10.0)
 GRID = (0.0, 0.05, 0.2, 0.5)  # of the ablations' radii
@@ -213,13 +226,12 @@ def columns(args: Args, task: str) -> dict[str, Column]:
     shipped = planning["planners"]
     own = shipped.get("gradient", {})
     rate = GRADIENT_DESCENT_RATE[task]
-    every = {"proposals": None}
     long = planner_from_settings("gradient", {"gradient": {**own, **LONG}})
     return {
         "gd": Column(GradientPlanner(GradientConfig("sgd", rate, 100, "zeros"))),
         "adam": Column(GradientPlanner(GradientConfig("adam", 0.2, 100, "zeros"))),
         "gradient": Column(planner_from_settings("gradient", shipped)),
-        "gradient-long": Column(long, mpc=every),
+        "gradient-long": Column(long, mpc={"proposals": LONG_PROPOSALS}),
         "cem": Column(CEMPlanner(CEMConfig(300, 30, 30, "zeros")), whole=True),
         "cem-tuned": Column(planner_from_settings("cem", shipped)),
     }

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gbp_agent import PatchConfig, PatchWorldModel
-from gbp_agent.networks import PatchEncoder
+from gbp_agent.networks import PatchDecoder, PatchEncoder
 from gbp_agent.networks.frame_causal import FrameCausalViT
 from gbp_agent.patch import load_encoder
 from gbp_agent.types import Latent
@@ -186,3 +186,13 @@ def test_encoders_without_patch_tokens(
 def test_bad_shapes(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
         PatchWorldModel(PatchConfig(**{**BOX, **changes}))
+
+
+def test_decoded_objects_stand_before_a_background() -> None:
+    decoder = PatchDecoder(8, grid=2, patch=4, width=4)
+    tokens = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
+    background = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = decoder(tokens)
+        decoder.background.copy_(background)
+        assert torch.allclose(decoder(tokens), before + background, atol=1e-6)

@@ -216,7 +216,8 @@ class PatchPredictor(nn.Module):
 
 
 class PatchDecoder(nn.Module):
-    """Patch tokens → a picture: two convolutions over the grid of tokens, then their pixels.
+    """Patch tokens → a picture: two convolutions over the grid of tokens, then their pixels, before
+    a background that is the same in all pictures.
 
     Args:
         token_width: D. grid: tokens per side. patch: pixels of a token per side.
@@ -232,9 +233,10 @@ class PatchDecoder(nn.Module):
             nn.Conv2d(width, 3 * patch**2, 3, padding=1),
             nn.PixelShuffle(patch),
         )
+        self.background = nn.Parameter(torch.zeros(3, grid * patch, grid * patch))
 
     def forward(self, visual: Tensor) -> Tensor:
         """Tokens (N, P, D) → darkness per channel (N, 3, S', S'), 0 white to 1 black."""
         maps = visual.transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        pictures: Tensor = self.layers(maps)
-        return pictures
+        objects: Tensor = self.layers(maps)
+        return objects + self.background
