@@ -25,6 +25,7 @@ MODELS = ("base", "offline", "multi-step", "online", "adversarial", "online+adve
 TITLES = {
     "pusht": "PushT", "point_maze": "PointMaze", "wall": "Wall", "rope": "Rope",
     "granular": "Granular", "wall-small": "Wall, little data",
+    "wall-patch": "Wall, patch tokens",
 }  # fmt: skip
 JUDGED_BY_DISTANCE = ("rope", "granular")  # besides success
 PLANNERS = {

@@ -30,6 +30,14 @@ import gbp_envs  # noqa: F401  (registers gbp/…)
 import numpy as np
 import torch
 import tyro
+from comparison import (
+    GRADIENT_DESCENT_RATE,
+    LONG,
+    LONG_PROPOSALS,
+    METHODS,
+    SETTINGS,
+    SHARED,
+)
 from pretrain import TASKS
 
 from gbp_agent import (
@@ -42,7 +50,6 @@ from gbp_agent import (
     GradientPlanner,
     MPPIConfig,
     MPPIPlanner,
-    OnlineConfig,
     Planner,
     PretrainConfig,
     TrajectoryDataset,
@@ -66,61 +73,6 @@ Stage = Literal[
 STAGES: tuple[Stage, ...] = get_args(Stage)
 Mode = Literal["mpc", "open-loop"]
 
-# How every model is finetuned: the same steps, batches and learning rate. `offline` and
-# `multi-step` are the controls: training goes on as it was, with one predicted frame and with
-# three, which is what the other methods are given as well.
-SHARED: dict[str, Any] = {"steps": 5000, "learning_rate": 3e-4, "horizon": 3}
-METHODS: dict[str, dict[str, Any]] = {
-    "base": {},
-    "offline": {"method": "offline", "horizon": 1},
-    "multi-step": {"method": "offline"},
-    "online": {"method": "online"},
-    "adversarial": {"method": "adversarial"},
-    "online+adversarial": {"method": "online+adversarial"},
-}
-# Per task: how the agent acts in the simulator.
-CHEAP = GradientConfig(steps=15, restarts=4, learning_rate=0.1)
-PUSHES: dict[str, Any] = {
-    "steps": 4000,
-    "horizon": 2,
-    "mirrors": True,
-    "online": OnlineConfig(
-        every=400, trajectories=256, model_steps=5, planner=CHEAP, proposals=128
-    ),
-}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "pusht": {
-        "steps": 10_000,
-        "mirrors": True,
-        "online": OnlineConfig(every=1000, trajectories=256),
-    },
-    "point_maze": {"online": OnlineConfig(every=500, trajectories=128, goals="random")},
-    "wall": {
-        "online": OnlineConfig(
-            every=500, trajectories=160, goals="random", planner=CHEAP, proposals=128
-        )
-    },
-    "rope": PUSHES,
-    "granular": PUSHES,
-}
-SETTINGS["wall-small"] = SETTINGS["wall"]
-SETTINGS["wall-patch"] = {
-    "steps": 3000,
-    "windows": 64,
-    "horizon": 1,
-    "online": OnlineConfig(
-        every=600,
-        trajectories=64,
-        model_steps=8,
-        goals="random",
-        planner=GradientConfig(steps=6, restarts=2, warm_steps=3, learning_rate=0.1),
-        proposals=32,
-    ),
-}
-# Where time does not matter: what "gradient-long" has besides.
-LONG, LONG_PROPOSALS = {"steps": 100, "restarts": 16}, 2048
-# Not tuned yet.
-GRADIENT_DESCENT_RATE = dict.fromkeys(SETTINGS, 10.0)
 GRID = (0.0, 0.05, 0.2, 0.5)  # of the ablations' radii
 ABLATION_EPISODES = 100
 CARD_HEADING = "## Closed-loop success"
@@ -176,7 +128,12 @@ class Ledger:
 
 def dataset(args: Args, task: str) -> TrajectoryDataset:
     """The data that the shipped model was trained on."""
-    return collect(folder=args.data / task, seed=0, **TASKS[task]["data"])
+    return collect(folder=data_folder(args, task), seed=0, **TASKS[task]["data"])
+
+
+def data_folder(args: Args, task: str) -> Path:
+    """Of a task's dataset; a patch model learns from the same as the compact one."""
+    return args.data / task.removesuffix("-patch")
 
 
 def checkpoint(args: Args, task: str, model: str) -> str:
@@ -194,7 +151,8 @@ def train_base(args: Args, task: str) -> None:
     dataset(args, task)
     settings = {key: value for key, value in TASKS[task].items() if key != "data"}
     out = args.runs / f"{task}-base"
-    pretrain(PretrainConfig(data=args.data / task, out=out, device=args.device, **settings))
+    data = data_folder(args, task)
+    pretrain(PretrainConfig(data=data, out=out, device=args.device, **settings))
 
 
 def train(args: Args, task: str, name: str, settings: dict[str, Any]) -> None:
@@ -205,7 +163,8 @@ def train(args: Args, task: str, name: str, settings: dict[str, Any]) -> None:
     print(f"models: {out.name}", flush=True)
     dataset(args, task)
     latents = args.runs / f"{task}-latents.npy"
-    shared = {"data": args.data / task, "out": out, "latents": latents, "device": args.device}
+    data = data_folder(args, task)
+    shared = {"data": data, "out": out, "latents": latents, "device": args.device}
     base = checkpoint(args, task, "base")
     finetune(FinetuneConfig(model=base, **{**SHARED, **SETTINGS[task], **shared, **settings}))
 

@@ -1,0 +1,61 @@
+"""What reproduce.py compares: the ways of finetuning, and their settings for each task."""
+
+from typing import Any
+
+from gbp_agent import GradientConfig, OnlineConfig
+
+# How every model is finetuned: the same steps, batches and learning rate. `offline` and
+# `multi-step` are the controls: training goes on as it was, with one predicted frame and with
+# three, which is what the other methods are given as well.
+SHARED: dict[str, Any] = {"steps": 5000, "learning_rate": 3e-4, "horizon": 3}
+METHODS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "offline": {"method": "offline", "horizon": 1},
+    "multi-step": {"method": "offline"},
+    "online": {"method": "online"},
+    "adversarial": {"method": "adversarial"},
+    "online+adversarial": {"method": "online+adversarial"},
+}
+# Per task: how the agent acts in the simulator.
+CHEAP = GradientConfig(steps=15, restarts=4, learning_rate=0.1)
+PUSHES: dict[str, Any] = {
+    "steps": 4000,
+    "horizon": 2,
+    "mirrors": True,
+    "online": OnlineConfig(
+        every=400, trajectories=256, model_steps=5, planner=CHEAP, proposals=128
+    ),
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "pusht": {
+        "steps": 10_000,
+        "mirrors": True,
+        "online": OnlineConfig(every=1000, trajectories=256),
+    },
+    "point_maze": {"online": OnlineConfig(every=500, trajectories=128, goals="random")},
+    "wall": {
+        "online": OnlineConfig(
+            every=500, trajectories=160, goals="random", planner=CHEAP, proposals=128
+        )
+    },
+    "rope": PUSHES,
+    "granular": PUSHES,
+}
+SETTINGS["wall-small"] = SETTINGS["wall"]
+SETTINGS["wall-patch"] = {
+    "steps": 3000,
+    "windows": 64,
+    "horizon": 1,
+    "online": OnlineConfig(
+        every=600,
+        trajectories=64,
+        model_steps=8,
+        goals="random",
+        planner=GradientConfig(steps=6, restarts=2, warm_steps=3, learning_rate=0.1),
+        proposals=32,
+    ),
+}
+# Where time does not matter: what "gradient-long" has besides.
+LONG, LONG_PROPOSALS = {"steps": 100, "restarts": 16}, 2048
+# Not tuned yet.
+GRADIENT_DESCENT_RATE = dict.fromkeys(SETTINGS, 10.0)
