@@ -147,8 +147,8 @@ TASKS: dict[str, dict[str, Any]] = {
         "model": {**PUSHES["model"], "latent_dim": 128},
         "representation": RepresentationConfig(blur=2.0),
     },
-    # The others are not shipped. A twentieth of the data and no noise on the first latents: for
-    # seeing what finetuning does where the base model is poor.
+    # Not shipped. A twentieth of the data and no noise on the first latents: for seeing what
+    # finetuning does where the base model is poor.
     "wall-small": {
         **WALL,
         "data": {**WALL["data"], "episodes": 200},
