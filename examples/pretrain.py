@@ -198,10 +198,15 @@ class Args:
     """Processes that collect; one per processor by default."""
 
 
+def data_folder(root: Path, task: str) -> Path:
+    """Of a task's dataset; a patch model learns from the same as the compact one."""
+    return root / task.removesuffix("-patch")
+
+
 def main(args: Args) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     task = dict(TASKS[args.task])
-    data = args.data or Path("data") / args.task.removesuffix("-patch")
+    data = args.data or data_folder(Path("data"), args.task)
     out = args.out or Path("runs") / args.task
 
     collection = {"seed": 0, **task.pop("data")}

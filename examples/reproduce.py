@@ -38,7 +38,7 @@ from comparison import (
     SETTINGS,
     SHARED,
 )
-from pretrain import TASKS
+from pretrain import TASKS, data_folder
 
 from gbp_agent import (
     AdversarialConfig,
@@ -128,12 +128,7 @@ class Ledger:
 
 def dataset(args: Args, task: str) -> TrajectoryDataset:
     """The data that the shipped model was trained on."""
-    return collect(folder=data_folder(args, task), seed=0, **TASKS[task]["data"])
-
-
-def data_folder(args: Args, task: str) -> Path:
-    """Of a task's dataset; a patch model learns from the same as the compact one."""
-    return args.data / task.removesuffix("-patch")
+    return collect(folder=data_folder(args.data, task), seed=0, **TASKS[task]["data"])
 
 
 def checkpoint(args: Args, task: str, model: str) -> str:
@@ -151,7 +146,7 @@ def train_base(args: Args, task: str) -> None:
     dataset(args, task)
     settings = {key: value for key, value in TASKS[task].items() if key != "data"}
     out = args.runs / f"{task}-base"
-    data = data_folder(args, task)
+    data = data_folder(args.data, task)
     pretrain(PretrainConfig(data=data, out=out, device=args.device, **settings))
 
 
@@ -163,7 +158,7 @@ def train(args: Args, task: str, name: str, settings: dict[str, Any]) -> None:
     print(f"models: {out.name}", flush=True)
     dataset(args, task)
     latents = args.runs / f"{task}-latents.npy"
-    data = data_folder(args, task)
+    data = data_folder(args.data, task)
     shared = {"data": data, "out": out, "latents": latents, "device": args.device}
     base = checkpoint(args, task, "base")
     finetune(FinetuneConfig(model=base, **{**SHARED, **SETTINGS[task], **shared, **settings}))
