@@ -6,7 +6,8 @@ from gbp_agent import GradientConfig, OnlineConfig
 
 # How every model is finetuned: the same steps, batches and learning rate. `offline` and
 # `multi-step` are the controls: training goes on as it was, with one predicted frame and with
-# three, which is what the other methods are given as well.
+# three, which is what the other methods are given as well. `more-data` is `multi-step` on as many
+# further steps of the behaviour policy as online training takes in the simulator.
 SHARED: dict[str, Any] = {"steps": 5000, "learning_rate": 3e-4, "horizon": 3}
 METHODS: dict[str, dict[str, Any]] = {
     "base": {},
@@ -15,6 +16,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "online": {"method": "online"},
     "adversarial": {"method": "adversarial"},
     "online+adversarial": {"method": "online+adversarial"},
+    "more-data": {"method": "offline"},
 }
 # Per task: how the agent acts in the simulator.
 CHEAP = GradientConfig(steps=15, restarts=4, learning_rate=0.1)
@@ -51,6 +53,15 @@ SETTINGS["wall-patch"] = {
         trajectories=64,
         model_steps=8,
         goals="random",
+        planner=GradientConfig(steps=6, restarts=2, warm_steps=3, learning_rate=0.1),
+        proposals=32,
+    ),
+}
+SETTINGS["pusht-patch"] = {
+    **SETTINGS["wall-patch"],
+    "online": OnlineConfig(
+        every=600,
+        trajectories=64,
         planner=GradientConfig(steps=6, restarts=2, warm_steps=3, learning_rate=0.1),
         proposals=32,
     ),

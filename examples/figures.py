@@ -21,7 +21,8 @@ from gbp_agent import EvaluationReport, distance_difference, mcnemar, wilson_int
 from gbp_agent.report import write_text
 
 matplotlib.use("Agg")
-MODELS = ("base", "offline", "multi-step", "online", "adversarial", "online+adversarial")
+CONTROLS = ("base", "offline", "multi-step", "more-data")
+MODELS = (*CONTROLS, "online", "adversarial", "online+adversarial")
 TITLES = {
     "pusht": "PushT", "point_maze": "PointMaze", "wall": "Wall", "rope": "Rope",
     "granular": "Granular", "wall-small": "Wall, little data",
@@ -129,7 +130,7 @@ def compared(cells: Cells) -> list[tuple[tuple[str, str], tuple[str, str]]]:
         ((model, planner), (control, planner))
         for planner in ("adam", "gradient")
         for model in MODELS[1:]
-        for control in MODELS[:3]
+        for control in CONTROLS
         if MODELS.index(control) < MODELS.index(model)
     ]
     pairs += [((model, "gradient"), ("base", "cem")) for model in MODELS]

@@ -54,6 +54,37 @@ PUSHED: dict[str, Any] = {
     "goal_mode": "random",
     "random_share": 0.25,
 }
+PUSHT: dict[str, Any] = {
+    "data": {"env_id": "gbp/PushT-v0", "episodes": 4000, "steps": 100},
+    "model": {
+        "predictor_width": 256,
+        "decoder_proprio": True,
+        "proposals": 3800,
+        "proposal_steps": 20,
+        "proposal_keys": 8,
+        "initializer_width": 256,
+    },
+    "mirrors": True,
+    "representation": RepresentationConfig(steps=4000),
+    "dynamics": DynamicsConfig(steps=20_000),
+    "planning": {
+        "mpc": {"precision": "auto", "proposals": 128},
+        "objective": {
+            "frames": "all",
+            "base": 8.0,
+            "step_cost": 0.001,
+            "proprio_weight": [1.0, 1.0, 0.0, 0.0],
+        },
+        "planners": {
+            "gradient": {
+                "steps": 30,
+                "restarts": 4,
+                "warm_steps": 7,
+                "learning_rate": 0.1,
+            }
+        },
+    },
+}
 WALL: dict[str, Any] = {
     "data": {"env_id": "gbp/Wall-v0", "episodes": 4000, "steps": 100},
     "model": {
@@ -93,37 +124,7 @@ PUSHES: dict[str, Any] = {
 # What the shipped models were made with. data: arguments of collect(); the rest: fields of
 # PretrainConfig.
 TASKS: dict[str, dict[str, Any]] = {
-    "pusht": {
-        "data": {"env_id": "gbp/PushT-v0", "episodes": 4000, "steps": 100},
-        "model": {
-            "predictor_width": 256,
-            "decoder_proprio": True,
-            "proposals": 3800,
-            "proposal_steps": 20,
-            "proposal_keys": 8,
-            "initializer_width": 256,
-        },
-        "mirrors": True,
-        "representation": RepresentationConfig(steps=4000),
-        "dynamics": DynamicsConfig(steps=20_000),
-        "planning": {
-            "mpc": {"precision": "auto", "proposals": 128},
-            "objective": {
-                "frames": "all",
-                "base": 8.0,
-                "step_cost": 0.001,
-                "proprio_weight": [1.0, 1.0, 0.0, 0.0],
-            },
-            "planners": {
-                "gradient": {
-                    "steps": 30,
-                    "restarts": 4,
-                    "warm_steps": 7,
-                    "learning_rate": 0.1,
-                }
-            },
-        },
-    },
+    "pusht": PUSHT,
     "point_maze": {
         "data": {"env_id": "gbp/PointMaze-v0", "episodes": 3000, "steps": 100},
         "model": {"latent_dim": 16, "predictor_width": 256, "initializer_width": 256},
@@ -168,10 +169,26 @@ TASKS: dict[str, dict[str, Any]] = {
             },
         },
     },
+    "pusht-patch": {
+        "data": PUSHT["data"],
+        "family": "patch",
+        "model": {**PATCHES, "blur": 4.0},
+        "masked": MaskedConfig(steps=1500),
+        "dynamics": DynamicsConfig(steps=8000, windows=64, horizon=2),
+        "planning": {
+            "mpc": {"precision": "auto", "proposals": 32},
+            "objective": PUSHT["planning"]["objective"],
+            "planners": {
+                "gradient": {"steps": 10, "restarts": 2, "warm_steps": 5, "learning_rate": 0.1}
+            },
+        },
+    },
 }
 
 
-Task = Literal["pusht", "point_maze", "wall", "rope", "granular", "wall-small", "wall-patch"]
+Task = Literal[
+    "pusht", "point_maze", "wall", "rope", "granular", "wall-small", "wall-patch", "pusht-patch"
+]
 
 
 @dataclass

@@ -19,6 +19,7 @@ takes hours on two processor cores, and one call can do a part of it.
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -66,6 +67,7 @@ from gbp_agent.data.simulate import Simulator
 from gbp_agent.gap import from_first_to_last, train_test_gap
 from gbp_agent.landscape import cost_slice, gradient_variation
 from gbp_agent.planners.settings import planner_from_settings
+from gbp_agent.world_model import WorldModelConfig
 
 Stage = Literal[
     "models", "table", "gap", "landscape", "efficiency", "ablations", "cards", "figures"
@@ -127,8 +129,19 @@ class Ledger:
 
 
 def dataset(args: Args, task: str) -> TrajectoryDataset:
-    """The data that the shipped model was trained on."""
+    """The data that the base model was trained on."""
     return collect(folder=data_folder(args.data, task), seed=0, **TASKS[task]["data"])
+
+
+def more_data(args: Args, task: str) -> TrajectoryDataset:
+    """The same and as many further steps as online training takes in the simulator."""
+    settings, online = {**SHARED, **SETTINGS[task]}, SETTINGS[task]["online"]
+    frameskip = TASKS[task].get("model", {}).get("frameskip", WorldModelConfig.frameskip)
+    taken = settings["steps"] // online.every * online.trajectories * online.model_steps * frameskip
+    collection = dict(TASKS[task]["data"])
+    collection["episodes"] += math.ceil(taken / collection["steps"])
+    folder = data_folder(args.data, task)
+    return collect(folder=folder.with_name(f"{folder.name}-more"), seed=0, **collection)
 
 
 def checkpoint(args: Args, task: str, model: str) -> str:
@@ -156,9 +169,9 @@ def train(args: Args, task: str, name: str, settings: dict[str, Any]) -> None:
     if (out / "checkpoint").exists():
         return
     print(f"models: {out.name}", flush=True)
-    dataset(args, task)
-    latents = args.runs / f"{task}-latents.npy"
-    data = data_folder(args.data, task)
+    more = name == "more-data"
+    data = (more_data if more else dataset)(args, task).folder
+    latents = args.runs / f"{task}{'-more' if more else ''}-latents.npy"
     shared = {"data": data, "out": out, "latents": latents, "device": args.device}
     base = checkpoint(args, task, "base")
     finetune(FinetuneConfig(model=base, **{**SHARED, **SETTINGS[task], **shared, **settings}))

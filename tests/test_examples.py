@@ -259,7 +259,8 @@ def test_reproduce_goes_on_where_it_stopped(
     monkeypatch.setattr(script["figures"], "JUDGED_BY_DISTANCE", ("wall",))
     monkeypatch.chdir(wall.parent)  # where the name "wall" is the folder of the tiny model
     args = script["Args"](
-        tasks=("wall",), models=("base", "offline", "online"), planners=("gd", "gradient"),
+        tasks=("wall",), models=("base", "offline", "more-data", "online"),
+        planners=("gd", "gradient"),
         episodes=1, runs=tmp_path / "runs", data=tmp_path / "data", out=tmp_path / "out",
         stages=("models", "table", "gap", "landscape", "cards", "figures"), device="cpu",
     )  # fmt: skip
@@ -276,7 +277,12 @@ def test_reproduce_goes_on_where_it_stopped(
         for name in ("gap.json", "gap.png", "landscape.json", "landscape.png", "table.md")
     }
     gap = json.loads((tmp_path / "out" / "gap.json").read_text())
-    assert set(gap) == {"wall base", "wall offline", "wall online"}
+    assert set(gap) == {f"wall {model}" for model in args.models}
+    # As many steps of the behaviour policy as online training took, rounded up to episodes.
+    more = TrajectoryDataset(tmp_path / "data" / "wall-more")
+    assert len(more) == 3 + 1
+    first = TrajectoryDataset(tmp_path / "data" / "wall").episode(2)["state"]
+    np.testing.assert_array_equal(more.episode(2)["state"], first)
     for row in gap.values():
         assert row["planner"]["one_step"]["low"] <= row["planner"]["one_step"]["mean"]
     table = (tmp_path / "out" / "table.md").read_text()
