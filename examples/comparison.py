@@ -20,6 +20,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 # Per task: how the agent acts in the simulator.
 CHEAP = GradientConfig(steps=15, restarts=4, learning_rate=0.1)
+CHEAPEST = GradientConfig(steps=6, restarts=2, warm_steps=3, learning_rate=0.1)
 PUSHES: dict[str, Any] = {
     "steps": 4000,
     "horizon": 2,
@@ -49,22 +50,14 @@ SETTINGS["wall-patch"] = {
     "windows": 64,
     "horizon": 1,
     "online": OnlineConfig(
-        every=600,
-        trajectories=64,
-        model_steps=8,
-        goals="random",
-        planner=GradientConfig(steps=6, restarts=2, warm_steps=3, learning_rate=0.1),
-        proposals=32,
+        every=600, trajectories=64, model_steps=8, goals="random", planner=CHEAPEST, proposals=32
     ),
 }
 SETTINGS["pusht-patch"] = {
-    **SETTINGS["wall-patch"],
-    "online": OnlineConfig(
-        every=600,
-        trajectories=64,
-        planner=GradientConfig(steps=6, restarts=2, warm_steps=3, learning_rate=0.1),
-        proposals=32,
-    ),
+    "steps": 4000,
+    "windows": 32,
+    "learning_rate": 1e-3,
+    "online": OnlineConfig(every=400, trajectories=64, planner=CHEAPEST, proposals=32),
 }
 # Where time does not matter: what "gradient-long" has besides.
 LONG, LONG_PROPOSALS = {"steps": 100, "restarts": 16}, 2048

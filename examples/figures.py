@@ -26,7 +26,7 @@ MODELS = (*CONTROLS, "online", "adversarial", "online+adversarial")
 TITLES = {
     "pusht": "PushT", "point_maze": "PointMaze", "wall": "Wall", "rope": "Rope",
     "granular": "Granular", "wall-small": "Wall, little data",
-    "wall-patch": "Wall, patch tokens",
+    "wall-patch": "Wall, patch tokens", "pusht-patch": "PushT, patch tokens",
 }  # fmt: skip
 JUDGED_BY_DISTANCE = ("rope", "granular")  # besides success
 PLANNERS = {

@@ -46,6 +46,11 @@ PATCHES: dict[str, Any] = {
     "proposal_steps": 20,
     "proposal_keys": 8,
 }
+# Planners for it, where a roll-out costs milliseconds.
+PATCH_PLANNERS: dict[str, Any] = {
+    "gradient": {"steps": 10, "restarts": 2, "warm_steps": 3, "learning_rate": 0.1},
+    "cem": {"samples": 64, "iterations": 10, "elites": 8},
+}
 # Random goals are drawn at once; goals are not used in collecting. The behaviour policy never
 # misses, and a planner has to know what a miss is.
 PUSHED: dict[str, Any] = {
@@ -164,23 +169,19 @@ TASKS: dict[str, dict[str, Any]] = {
         "planning": {
             "mpc": {"precision": "auto", "proposals": 16, "action_limit": 2.0, "horizon": 8},
             "objective": {"frames": "all", "base": 3.0},
-            "planners": {
-                "gradient": {"steps": 10, "restarts": 2, "warm_steps": 3, "learning_rate": 0.1}
-            },
+            "planners": PATCH_PLANNERS,
         },
     },
     "pusht-patch": {
         "data": PUSHT["data"],
         "family": "patch",
-        "model": {**PATCHES, "blur": 4.0},
+        "model": {**PATCHES, "blur": 4.0, "action_width": 48},
         "masked": MaskedConfig(steps=1500),
-        "dynamics": DynamicsConfig(steps=8000, windows=64, horizon=2),
+        "dynamics": DynamicsConfig(steps=26_000, windows=32, horizon=1, learning_rate=3e-3),
         "planning": {
             "mpc": {"precision": "auto", "proposals": 32},
             "objective": PUSHT["planning"]["objective"],
-            "planners": {
-                "gradient": {"steps": 10, "restarts": 2, "warm_steps": 5, "learning_rate": 0.1}
-            },
+            "planners": PATCH_PLANNERS,
         },
     },
 }
