@@ -137,11 +137,11 @@ def more_data(args: Args, task: str) -> TrajectoryDataset:
     """The same and as many further steps as online training takes in the simulator."""
     settings, online = {**SHARED, **SETTINGS[task]}, SETTINGS[task]["online"]
     frameskip = TASKS[task].get("model", {}).get("frameskip", WorldModelConfig.frameskip)
-    taken = settings["steps"] // online.every * online.trajectories * online.model_steps * frameskip
+    rounds = math.ceil(settings["steps"] / online.every)
+    taken = rounds * online.trajectories * online.model_steps * frameskip
     collection = dict(TASKS[task]["data"])
     collection["episodes"] += math.ceil(taken / collection["steps"])
-    folder = data_folder(args.data, task)
-    return collect(folder=folder.with_name(f"{folder.name}-more"), seed=0, **collection)
+    return collect(folder=args.data / f"{task}-more", seed=0, **collection)
 
 
 def checkpoint(args: Args, task: str, model: str) -> str:
