@@ -136,7 +136,7 @@ def dataset(args: Args, task: str) -> TrajectoryDataset:
 def more_data(args: Args, task: str) -> TrajectoryDataset:
     """The same and as many further steps as online training takes in the simulator."""
     settings, online = {**SHARED, **SETTINGS[task]}, SETTINGS[task]["online"]
-    frameskip = TASKS[task].get("model", {}).get("frameskip", WorldModelConfig.frameskip)
+    frameskip = TASKS[task]["model"].get("frameskip", WorldModelConfig.frameskip)
     rounds = math.ceil(settings["steps"] / online.every)
     taken = rounds * online.trajectories * online.model_steps * frameskip
     collection = dict(TASKS[task]["data"])

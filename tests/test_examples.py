@@ -246,7 +246,7 @@ def test_reproduce_goes_on_where_it_stopped(
     data = {"env_id": "gbp/Wall-v0", "episodes": 3, "steps": 30}
     online = OnlineConfig(every=2, trajectories=2, model_steps=1)
     small = {
-        "TASKS": {"wall": {"data": data}},
+        "TASKS": {"wall": {"data": data, "model": {}}},
         "SETTINGS": {"wall": {"online": online, "windows": 4, "workers": 1}},
         "SHARED": {"steps": 2, "horizon": 1},
         "GRID": (0.0, 0.2),
