@@ -298,7 +298,7 @@ def configuration(data: Path, out: Path, history: int = 1) -> PretrainConfig:
             sigreg=0.1,
             straightening=0.1,
         ),
-        dynamics=DynamicsConfig(steps=6, windows=8, horizon=2, input_noise=0.1),
+        dynamics=DynamicsConfig(steps=6, windows=8, horizon=2, one_step_share=0.5, input_noise=0.1),
         whitening=0.5,
         planning={"mpc": {"horizon": 3}, "objective": {"proprio_weight": 0.5}},
         held_out=0.2,
@@ -427,6 +427,12 @@ def test_precision() -> None:
 def test_bad_phases(kind: Any, settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be at least"):
         kind(**settings)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_bad_share_of_one_step(share: float) -> None:
+    with pytest.raises(ValueError, match=r"one_step_share must lie in \[0, 1\]"):
+        DynamicsConfig(one_step_share=share)
 
 
 # Networks and roll-outs -----------------------------------------------------------------------

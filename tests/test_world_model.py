@@ -125,3 +125,29 @@ def test_dynamics_learn_to_predict(
     train_dynamics(model, latents, np.arange(12), config, tmp_path, 0, False, False)
     model.eval()
     assert error() < 0.3 * before
+
+
+@pytest.mark.parametrize("substeps", [1, 2])
+def test_one_step_share(
+    make_model: Any,
+    wall_data: TrajectoryDataset,
+    tmp_path: Any,
+    substeps: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = make_model(substeps=substeps)
+    latents = LatentDataset.encode(model, wall_data, tmp_path / "latents.npy", progress=False)
+    rolled, unroll = [], model.unroll
+
+    def record(start: Any, past: Any, actions: Any) -> Any:
+        rolled.append(actions.shape[1])
+        return unroll(start, past, actions)
+
+    monkeypatch.setattr(model, "unroll", record)
+    for share, lengths in ((0.6, [1, 1, 1, 3, 3]), (0.0, [3] * 5), (1.0, [1] * 5)):
+        rolled.clear()
+        folder = tmp_path / str(share)
+        folder.mkdir()
+        config = DynamicsConfig(steps=5, windows=4, horizon=3, one_step_share=share)
+        train_dynamics(model, latents, np.arange(12), config, folder, 0, False, False)
+        assert rolled == lengths

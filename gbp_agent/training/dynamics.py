@@ -20,6 +20,8 @@ class DynamicsConfig:
     """Options of the second phase.
 
     windows: windows in a batch. horizon: model steps that are rolled out and compared.
+    one_step_share: share of the optimiser steps, at the beginning, that compare one model step
+    only: cheap ones learn the dynamics, the others that errors add up in a roll-out.
     input_noise: standard deviation of noise on the first latents, which teaches the predictor to
     return to the data.
     """
@@ -27,12 +29,15 @@ class DynamicsConfig:
     steps: int = 10_000
     windows: int = 256
     horizon: int = 3
+    one_step_share: float = 0.0
     learning_rate: float = 1e-3
     input_noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.horizon < 1:
             raise ValueError(f"horizon must be at least 1, got {self.horizon}")
+        if not 0.0 <= self.one_step_share <= 1.0:
+            raise ValueError(f"one_step_share must lie in [0, 1], got {self.one_step_share}")
 
 
 def train_dynamics(
@@ -48,12 +53,15 @@ def train_dynamics(
     """Train the predictor in place by multi-step roll-outs against cached latents."""
     device = model.device
     history, substeps = model.history, model.substeps
-    frames = history + config.horizon * substeps
     frameskip = model.config.frameskip // substeps  # from one compared frame to the next
+    one_step = round(config.one_step_share * config.steps)
 
     def batches(first: int) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-        source = data.windows(frames, frameskip, episodes, config.windows, seed, first)
-        yield from enumerate(source, first)
+        for end, horizon in ((one_step, 1), (config.steps, config.horizon)):
+            frames = history + horizon * substeps
+            source = data.windows(frames, frameskip, episodes, config.windows, seed, first)
+            yield from zip(range(first, end), source, strict=False)
+            first = max(first, end)
 
     def loss_function(
         item: tuple[int, tuple[Tensor, Tensor]],
