@@ -95,6 +95,9 @@ class Args:
     """Planning anew after each model step, and acting one plan out."""
     episodes: int = 200
     """Held-out episodes of a cell of the table."""
+    goal_steps: int | None = None
+    """Goals where the behaviour policy is that many steps later, with twice as many for the agent,
+    instead of the environment's; wants an --out of its own."""
     data: Path = Path("data")
     """Folder of the datasets, one per task, collected where missing."""
     runs: Path = Path("runs/evidence")
@@ -213,10 +216,15 @@ def load(
     return WorldModelMPCAgent(agent.model, planner, agent.objective, config)
 
 
-def play(agent: WorldModelMPCAgent, episodes: int, open_loop: bool) -> EvaluationReport:
+def play(
+    agent: WorldModelMPCAgent, episodes: int, open_loop: bool, goal_steps: int | None = None
+) -> EvaluationReport:
     """Evaluate on the held-out episodes, which are the same for all."""
-    steps = agent.config.horizon * agent.model.config.frameskip
-    kwargs: dict[str, Any] = {"max_episode_steps": steps} if open_loop else {}
+    kwargs: dict[str, Any] = {}
+    if goal_steps is not None:
+        kwargs |= {"goal_steps": goal_steps, "max_episode_steps": 2 * goal_steps}
+    if open_loop:
+        kwargs["max_episode_steps"] = agent.config.horizon * agent.model.config.frameskip
     return evaluate(agent, agent.model.config.env_id, episodes, **kwargs)
 
 
@@ -241,7 +249,7 @@ def make_table(args: Args, task: str) -> None:
                 print(f"table: {file.stem}", flush=True)
                 whole = open_loop or column.whole
                 agent = load(args, task, model, column.planner, whole, **column.mpc)
-                report = play(agent, args.episodes, open_loop)
+                report = play(agent, args.episodes, open_loop, args.goal_steps)
                 replace(report, agent=f"{model}, {name}").to_json(file)
 
 
@@ -312,7 +320,7 @@ def make_efficiency(args: Args, task: str) -> None:
         budgets[f"gradient {steps}"] = GradientPlanner(config)
     ledger = Ledger(args.out / "efficiency.json")
     for name, planner in budgets.items():
-        for model in ("base", "online"):
+        for model in (name for name in ("base", "online") if name in args.models):
             agent = load(args, task, model, planner, whole=False)
             ledger.add(
                 f"{task} {model} {name}",

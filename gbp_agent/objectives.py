@@ -132,8 +132,9 @@ class GoalObjective:
         """From the frames' costs (N, H), what a plan costs (N, H) that ends with the first, …,
         the last of them."""
         horizon, step_cost = cost.shape[1], self.step_cost or 0.0
-        waiting = cost.new_tensor([step_cost * h for h in range(horizon)])
-        return torch.addmm(waiting, cost, prefix_weights(horizon, self.base, like=cost).T)
+        waiting = cost.new_tensor([[step_cost * h] for h in range(horizon)])
+        # Plans along the columns: a look-up compares tens of thousands, and long rows are fast.
+        return torch.addmm(waiting, prefix_weights(horizon, self.base, like=cost), cost.T).T
 
 
 class StateCost:

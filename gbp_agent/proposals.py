@@ -52,9 +52,10 @@ class NearestProposals:
         self._basis = model.proposal_basis
         visual = model.tokens * model.token_width
         self._scales = objective.scales(visual, model.latent_width - visual).to(model.device)
-        keys = model.proposal_keys.to(model.proposals.dtype)
-        self._keys = self._scaled(keys)  # (number, P + 1, C + E)
-        self._squares = self._keys.square().sum(-1).flatten()
+        keys = self._scaled(model.proposal_keys.to(model.proposals.dtype))
+        self._shape = keys.shape[:2]  # (number, P + 1)
+        self._squares = keys.square().sum(-1).flatten()
+        self._keys = keys.flatten(0, 1).T.contiguous()  # (C + E, number·(P + 1))
         # (number, pieces of one, H, M), a view
         self._pieces = model.proposals.unfold(1, horizon, 1).transpose(2, 3)
         self._count = min(count, self._pieces.shape[:2].numel())
@@ -77,10 +78,9 @@ class NearestProposals:
         """What the objective says of Latent (B,) and every step of every proposal,
         (B, number, P + 1)."""
         keys = self._scaled(project(latent, self._basis))
-        flat = self._keys.flatten(0, 1)
         squares = keys.square().sum(1, keepdim=True)
-        away = torch.addmm(self._squares, keys, flat.T, alpha=-2) + squares
-        return away.clamp_(min=0).unflatten(1, self._keys.shape[:2])
+        away = torch.addmm(self._squares, keys, self._keys, alpha=-2) + squares
+        return away.clamp_(min=0).unflatten(1, self._shape)
 
     def _scaled(self, keys: Tensor) -> Tensor:
         visual, proprio = self._scales[0], self._scales[1:]

@@ -23,6 +23,7 @@ from gbp_agent import (
     OnlineConfig,
     PretrainConfig,
     TrajectoryDataset,
+    WorldModelMPCAgent,
     baseline_names,
     checkpoint,
     evaluate,
@@ -236,6 +237,26 @@ def test_reproduce_trains_a_base_model_that_is_not_shipped(
     found = script["checkpoint"](args, "wall-new", "base")
     assert found == str(config.out / "checkpoint")
     assert script["checkpoint"](args, "wall", "base") == "wall"
+
+
+@pytest.mark.parametrize(
+    ("open_loop", "goal_steps", "given"),
+    [
+        (False, None, {}),
+        (True, None, {"max_episode_steps": 4}),
+        (False, 7, {"goal_steps": 7, "max_episode_steps": 14}),
+        (True, 7, {"goal_steps": 7, "max_episode_steps": 4}),
+    ],
+)
+def test_reproduce_with_other_goals(
+    open_loop: bool, goal_steps: int | None, given: dict[str, int], make_model: Any
+) -> None:
+    play = runpy.run_path(str(FOLDER / "reproduce.py"))["play"]
+    calls: list[dict[str, int]] = []
+    play.__globals__["evaluate"] = lambda *_, **kwargs: calls.append(kwargs)
+    agent = WorldModelMPCAgent(make_model(frameskip=2), config=MPCConfig(horizon=2))
+    play(agent, 3, open_loop, goal_steps)
+    assert calls == [given]
 
 
 def test_reproduce_goes_on_where_it_stopped(
