@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import load_checkpoint, save_checkpoint
+from .goals import GoalLatents
 from .hub import default_card, upload
 from .mpc import MPCConfig, starts_from_network
 from .objectives import GoalObjective
@@ -78,6 +79,7 @@ class WorldModelMPCAgent:
         self._propose = make_proposals(
             model, self.objective, self.config.proposals, self.config.horizon
         )
+        self._goals = GoalLatents(self._encode)
         # A planner is told of the network's plans as if they were the rest of earlier ones.
         self._network_starts = starts_from_network(self.planner, model, self.config)
         self._low, self._high = model.action_normalizer.bounds(
@@ -176,6 +178,7 @@ class WorldModelMPCAgent:
     def reset(self) -> None:
         """Forget the episode."""
         self._state = None
+        self._goals.forget()
 
     def set_goal(self, goal: Observation | np.ndarray | None) -> None:
         """Give the goal once, for an env whose observations hold none: an observation of it, with
@@ -211,6 +214,8 @@ class WorldModelMPCAgent:
                 f"state is of {len(state.position)} episode(s), the observation of {rows}; "
                 "call agent.reset(), or pass state=None, when the number of envs changes"
             )
+        if state is None:
+            self._goals.forget()
         fresh = np.ones(rows, bool) if state is None else np.zeros(rows, bool)
         if episode_start is not None:
             fresh = fresh | np.asarray(episode_start, bool).reshape(rows)
@@ -228,6 +233,7 @@ class WorldModelMPCAgent:
         rows = np.arange(len(batch["proprio"]))
         begun = time.perf_counter()
         if state is None:
+            self._goals.forget()
             state = self._first_state(batch)
         return self._plan(batch, state, rows, begun, deterministic)
 
@@ -330,7 +336,7 @@ class WorldModelMPCAgent:
         """Plan for the rows `due` from their history."""
         model = self.model
         rows = torch.from_numpy(due).to(self.device)
-        goal = self._encode(batch, due, "goal_")
+        goal = self._goals(batch, due)
         start = Latent(*(part[rows] for part in state.history))
         past, initial = state.past_actions[rows], state.plan[rows]
         warm = initial.flatten(1).any(1)

@@ -91,6 +91,62 @@ def test_replans_only_when_due(execute: int, make_agent: Any) -> None:
     assert len(planner.calls) == sum(plans)
 
 
+@pytest.mark.parametrize("forget", ["reset", "state"])
+def test_encodes_a_goal_once_while_an_episode_lasts(
+    forget: str, make_agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = make_agent(planner=StubPlanner(), config=MPCConfig(horizon=2))
+    encoded, encode = [], agent.model.encode
+
+    def record(pixels: torch.Tensor, proprio: torch.Tensor) -> Latent:
+        encoded.append(len(proprio))
+        return encode(pixels, proprio)
+
+    monkeypatch.setattr(agent.model, "encode", record)
+    goals = {k: v for k, v in observations(3, seed=9).items() if k.startswith("goal_")}
+    other = {k: v.copy() for k, v in goals.items()}
+    other["goal_proprio"][1] += 1.0
+
+    def play(state: Any, goals: dict[str, Any], seed: int) -> Any:
+        """Until the next plan; the latents that it was made with are those of its goals."""
+        for step in range(F):
+            shown = {**observations(3, seed=F * seed + step), **goals}
+            _, state = agent.predict(shown, state)
+            if agent.last_plan is not None:
+                plan = agent.last_plan
+        wanted = encode(*(torch.from_numpy(goals[f"goal_{k}"]) for k in ("pixels", "proprio")))
+        for found, part in zip(plan.goal, wanted, strict=True):
+            torch.testing.assert_close(found, part)
+        return state
+
+    state = play(None, goals, 0)
+    assert encoded == [3, 3]  # what is seen, and the goals
+    state = play(state, goals, 1)
+    assert encoded == [3, 3, 3]
+    state = play(state, other, 2)
+    assert encoded == [3, 3, 3, 3, 1]  # one goal is new
+    play(state, goals, 3)
+    assert encoded == [3, 3, 3, 3, 1, 3, 1]  # the old one was not kept
+    encoded.clear()
+    if forget == "reset":
+        agent.reset()
+        play(state, goals, 4)
+    else:
+        play(None, goals, 4)
+    assert encoded == [3, 3]
+
+
+def test_equal_goals_are_encoded_once(make_agent: Any) -> None:
+    agent = make_agent(planner=StubPlanner(), config=MPCConfig(horizon=2))
+    shown = observations(3)
+    for key in ("goal_pixels", "goal_proprio"):
+        shown[key][2] = shown[key][0]
+    goal = agent.plan(shown).goal
+    for part in goal:
+        torch.testing.assert_close(part[2], part[0], rtol=0, atol=0)
+        assert not torch.equal(part[1], part[0])
+
+
 def test_hands_out_the_plan_in_order(make_agent: Any) -> None:
     agent = make_agent(planner=StubPlanner(), config=MPCConfig(horizon=4, execute=2))
     actions = [float(agent.act(observation)[0]) for observation in sequence(None, 6)]
