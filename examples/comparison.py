@@ -12,7 +12,7 @@ SHARED: dict[str, Any] = {"steps": 5000, "learning_rate": 3e-4, "horizon": 3}
 METHODS: dict[str, dict[str, Any]] = {
     "base": {},
     "offline": {"method": "offline", "horizon": 1},
-    "multi-step": {"method": "offline"},
+    "multi-step": {"method": "offline", "horizon": 3},
     "online": {"method": "online"},
     "adversarial": {"method": "adversarial"},
     "online+adversarial": {"method": "online+adversarial"},
@@ -59,6 +59,8 @@ SETTINGS["pusht-patch"] = {
     "learning_rate": 1e-3,
     "online": OnlineConfig(every=400, trajectories=64, planner=CHEAPEST, proposals=32),
 }
+# One predicted step, as the published methods have it.
+SETTINGS["pusht-patch-one-step"] = {**SETTINGS["pusht-patch"], "horizon": 1}
 # Where time does not matter: what "gradient-long" has besides.
 LONG, LONG_PROPOSALS = {"steps": 100, "restarts": 16}, 2048
 # The best of 1, 10, 100 and 1000 on PushT's validation episodes; not searched for elsewhere.

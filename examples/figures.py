@@ -27,6 +27,7 @@ TITLES = {
     "pusht": "PushT", "point_maze": "PointMaze", "wall": "Wall", "rope": "Rope",
     "granular": "Granular", "wall-small": "Wall, little data",
     "wall-patch": "Wall, patch tokens", "pusht-patch": "PushT, patch tokens",
+    "pusht-patch-one-step": "PushT, patch tokens, teacher forcing",
 }  # fmt: skip
 JUDGED_BY_DISTANCE = ("rope", "granular")  # besides success
 PLANNERS = {

@@ -177,7 +177,9 @@ TASKS: dict[str, dict[str, Any]] = {
         "family": "patch",
         "model": {**PATCHES, "blur": 4.0, "action_width": 48},
         "masked": MaskedConfig(steps=1500),
-        "dynamics": DynamicsConfig(steps=26_000, windows=32, horizon=1, learning_rate=3e-3),
+        "dynamics": DynamicsConfig(
+            steps=26_000, windows=32, one_step_share=0.7, learning_rate=3e-3
+        ),
         "planning": {
             "mpc": {"precision": "auto", "proposals": 32},
             "objective": PUSHT["planning"]["objective"],
@@ -185,10 +187,23 @@ TASKS: dict[str, dict[str, Any]] = {
         },
     },
 }
+# Teacher forcing alone, as DINO-WM is trained.
+TASKS["pusht-patch-one-step"] = {
+    **TASKS["pusht-patch"],
+    "dynamics": DynamicsConfig(steps=26_000, windows=32, horizon=1, learning_rate=3e-3),
+}
 
 
 Task = Literal[
-    "pusht", "point_maze", "wall", "rope", "granular", "wall-small", "wall-patch", "pusht-patch"
+    "pusht",
+    "point_maze",
+    "wall",
+    "rope",
+    "granular",
+    "wall-small",
+    "wall-patch",
+    "pusht-patch",
+    "pusht-patch-one-step",
 ]
 
 
@@ -197,7 +212,7 @@ class Args:
     task: Task = "pusht"
     """Which environment, with the settings in TASKS of this file."""
     data: Path | None = None
-    """Dataset folder, collected if it is not there; data/TASK by default, without "-patch"."""
+    """Dataset folder, collected if it is not there; data/TASK by default, without "-patch…"."""
     out: Path | None = None
     """Folder of the run; runs/TASK by default. The model is in its `checkpoint`."""
     seed: int = 0
@@ -218,7 +233,7 @@ class Args:
 
 def data_folder(root: Path, task: str) -> Path:
     """Of a task's dataset; a patch model learns from the same as the compact one."""
-    return root / task.removesuffix("-patch")
+    return root / task.split("-patch")[0]
 
 
 def main(args: Args) -> None:
