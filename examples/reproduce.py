@@ -98,6 +98,8 @@ class Args:
     goal_steps: int | None = None
     """Goals where the behaviour policy is that many steps later, with twice as many for the agent,
     instead of the environment's; wants an --out of its own."""
+    horizon: int | None = None
+    """Model steps of a plan, instead of the model's own number; wants an --out of its own."""
     data: Path = Path("data")
     """Folder of the datasets, one per task, collected where missing."""
     runs: Path = Path("runs/evidence")
@@ -212,7 +214,11 @@ def load(
 ) -> WorldModelMPCAgent:
     """An agent; with `whole` it acts a plan out before it plans again. mpc: as of a Column."""
     agent = WorldModelMPCAgent.from_pretrained(checkpoint(args, task, model), planner, args.device)
-    config = replace(agent.config, execute=agent.config.horizon if whole else 1, **mpc)
+    config = replace(agent.config, execute=1, **mpc)
+    if args.horizon is not None:
+        config = replace(config, horizon=args.horizon)
+    if whole:
+        config = replace(config, execute=config.horizon)
     return WorldModelMPCAgent(agent.model, planner, agent.objective, config)
 
 

@@ -259,6 +259,21 @@ def test_reproduce_with_other_goals(
     assert calls == [given]
 
 
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("horizon", [None, 3])
+def test_reproduce_with_another_horizon(
+    horizon: int | None, whole: bool, wall: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = runpy.run_path(str(FOLDER / "reproduce.py"))
+    monkeypatch.chdir(wall.parent)  # where the name "wall" is the folder of the tiny model
+    args = script["Args"](horizon=horizon, device="cpu")
+    agent = script["load"](args, "wall", "base", "gradient", whole, proposals=7)
+    steps = MPCConfig().horizon if horizon is None else horizon
+    assert agent.config == MPCConfig(
+        horizon=steps, execute=steps if whole else 1, proposals=7, precision=agent.config.precision
+    )
+
+
 def test_reproduce_goes_on_where_it_stopped(
     wall: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
