@@ -6,8 +6,8 @@ from gbp_agent import GradientConfig, OnlineConfig
 
 # How every model is finetuned: the same steps, batches and learning rate. `offline` and
 # `multi-step` are the controls: training goes on as it was, with one predicted frame and with
-# three, which is what the other methods are given as well. `more-data` is `multi-step` on as many
-# further steps of the behaviour policy as online training takes in the simulator.
+# three, which is what most tasks give the other methods as well. `more-data` is `multi-step` on as
+# many further steps of the behaviour policy as online training takes in the simulator.
 SHARED: dict[str, Any] = {"steps": 5000, "learning_rate": 3e-4, "horizon": 3}
 METHODS: dict[str, dict[str, Any]] = {
     "base": {},
@@ -16,7 +16,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "online": {"method": "online"},
     "adversarial": {"method": "adversarial"},
     "online+adversarial": {"method": "online+adversarial"},
-    "more-data": {"method": "offline"},
+    "more-data": {"method": "offline", "horizon": 3},
 }
 # Per task: how the agent acts in the simulator.
 CHEAP = GradientConfig(steps=15, restarts=4, learning_rate=0.1)

@@ -96,8 +96,8 @@ class Args:
     episodes: int = 200
     """Held-out episodes of a cell of the table."""
     goal_steps: int | None = None
-    """Goals where the behaviour policy is that many steps later, with twice as many for the agent,
-    instead of the environment's; wants an --out of its own."""
+    """Goals of the table where the behaviour policy is that many steps later, with twice as many
+    for the agent, instead of the environment's; wants an --out of its own."""
     horizon: int | None = None
     """Model steps of a plan, instead of the model's own number; wants an --out of its own."""
     data: Path = Path("data")
@@ -214,9 +214,9 @@ def load(
 ) -> WorldModelMPCAgent:
     """An agent; with `whole` it acts a plan out before it plans again. mpc: as of a Column."""
     agent = WorldModelMPCAgent.from_pretrained(checkpoint(args, task, model), planner, args.device)
-    config = replace(agent.config, execute=1, **mpc)
     if args.horizon is not None:
-        config = replace(config, horizon=args.horizon)
+        mpc["horizon"] = args.horizon
+    config = replace(agent.config, execute=1, **mpc)
     if whole:
         config = replace(config, execute=config.horizon)
     return WorldModelMPCAgent(agent.model, planner, agent.objective, config)
@@ -388,6 +388,10 @@ def spread(values: torch.Tensor) -> dict[str, float]:
 
 def main(args: Args) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if (args.goal_steps, args.horizon) != (None, None) and args.out == Args.out:
+        raise SystemExit(
+            "other goals or horizons are other rows: name a folder for them with --out"
+        )
     makers = {
         "models": make_models,
         "table": make_table,

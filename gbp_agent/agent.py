@@ -214,8 +214,6 @@ class WorldModelMPCAgent:
                 f"state is of {len(state.position)} episode(s), the observation of {rows}; "
                 "call agent.reset(), or pass state=None, when the number of envs changes"
             )
-        if state is None:
-            self._goals.forget()
         fresh = np.ones(rows, bool) if state is None else np.zeros(rows, bool)
         if episode_start is not None:
             fresh = fresh | np.asarray(episode_start, bool).reshape(rows)
@@ -233,7 +231,6 @@ class WorldModelMPCAgent:
         rows = np.arange(len(batch["proprio"]))
         begun = time.perf_counter()
         if state is None:
-            self._goals.forget()
             state = self._first_state(batch)
         return self._plan(batch, state, rows, begun, deterministic)
 
@@ -271,7 +268,8 @@ class WorldModelMPCAgent:
         return check_observation(observation, self.keys, self.model.config, needs_goal)
 
     def _first_state(self, batch: dict[str, np.ndarray]) -> AgentState:
-        """The state at the start of all episodes."""
+        """The state at the start of all episodes, whose goals are not known yet."""
+        self._goals.forget()
         shape, rows = self.model.config, np.arange(len(batch["proprio"]))
         return AgentState.empty(
             self._encode(batch, rows),

@@ -21,6 +21,7 @@ class GoalLatents:
         self._known: dict[bytes, Latent] = {}
 
     def forget(self) -> None:
+        """Encode all anew, for the model may have changed since."""
         self._known = {}
 
     def __call__(self, batch: dict[str, np.ndarray], rows: np.ndarray) -> Latent:

@@ -274,6 +274,13 @@ def test_reproduce_with_another_horizon(
     )
 
 
+@pytest.mark.parametrize("option", ["goal_steps", "horizon"])
+def test_reproduce_does_not_mix_rows(option: str) -> None:
+    script = runpy.run_path(str(FOLDER / "reproduce.py"))
+    with pytest.raises(SystemExit, match="with --out"):
+        script["main"](script["Args"](tasks=(), **{option: 10}))
+
+
 def test_reproduce_goes_on_where_it_stopped(
     wall: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
