@@ -19,7 +19,6 @@ takes hours on two processor cores, and one call can do a part of it.
 
 import json
 import logging
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -31,43 +30,24 @@ import gbp_envs  # noqa: F401  (registers gbp/…)
 import numpy as np
 import torch
 import tyro
-from comparison import (
-    GRADIENT_DESCENT_RATE,
-    LONG,
-    LONG_PROPOSALS,
-    METHODS,
-    SETTINGS,
-    SHARED,
-)
-from pretrain import TASKS, data_folder
+from candidates import Candidates, play
+from comparison import GRADIENT_DESCENT_RATE, METHODS, SETTINGS, SHARED
+from pretrain import TASKS
 
 from gbp_agent import (
     AdversarialConfig,
     CEMConfig,
     CEMPlanner,
-    EvaluationReport,
-    FinetuneConfig,
     GradientConfig,
     GradientPlanner,
     MPPIConfig,
     MPPIPlanner,
     Planner,
-    PretrainConfig,
-    TrajectoryDataset,
-    WorldModelMPCAgent,
     bootstrap_interval,
-    collect,
-    evaluate,
-    finetune,
-    load_checkpoint,
-    pretrain,
 )
-from gbp_agent.checkpoint import pretrained_names
 from gbp_agent.data.simulate import Simulator
 from gbp_agent.gap import from_first_to_last, train_test_gap
 from gbp_agent.landscape import cost_slice, gradient_variation
-from gbp_agent.planners.settings import planner_from_settings
-from gbp_agent.world_model import WorldModelConfig
 
 Stage = Literal[
     "models", "table", "gap", "landscape", "efficiency", "ablations", "cards", "figures"
@@ -90,7 +70,7 @@ class Args:
     models: tuple[str, ...] = tuple(METHODS)
     """Rows of the table."""
     planners: tuple[str, ...] = ("gd", "adam", "gradient", "cem", "cem-tuned")
-    """Columns of the table; see columns() in this file."""
+    """Columns of the table; see columns() in candidates.py."""
     modes: tuple[Mode, ...] = get_args(Mode)
     """Planning anew after each model step, and acting one plan out."""
     episodes: int = 200
@@ -108,6 +88,10 @@ class Args:
     """Folder of the figures."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to train and to plan."""
+
+    @property
+    def candidates(self) -> Candidates:
+        return Candidates(self.data, self.runs, self.device, self.horizon)
 
 
 @dataclass
@@ -130,122 +114,18 @@ class Ledger:
         figures.write(self.file, json.dumps(self.rows, indent=1))
 
 
-# Models and planners ---------------------------------------------------------------------------
-
-
-def dataset(args: Args, task: str) -> TrajectoryDataset:
-    """The data that the base model was trained on."""
-    return collect(folder=data_folder(args.data, task), seed=0, **TASKS[task]["data"])
-
-
-def more_data(args: Args, task: str) -> TrajectoryDataset:
-    """The same and as many further steps as online training takes in the simulator."""
-    settings, online = {**SHARED, **SETTINGS[task]}, SETTINGS[task]["online"]
-    frameskip = TASKS[task]["model"].get("frameskip", WorldModelConfig.frameskip)
-    rounds = math.ceil(settings["steps"] / online.every)
-    taken = rounds * online.trajectories * online.model_steps * frameskip
-    collection = dict(TASKS[task]["data"])
-    collection["episodes"] += math.ceil(taken / collection["steps"])
-    return collect(folder=args.data / f"{task}-more", seed=0, **collection)
-
-
-def checkpoint(args: Args, task: str, model: str) -> str:
-    """Where a model of the table is."""
-    if model == "base" and task in pretrained_names():
-        return task
-    return str(args.runs / f"{task}-{model}" / "checkpoint")
-
-
-def train_base(args: Args, task: str) -> None:
-    """Pre-train the base model of a task, unless one is shipped or has been trained."""
-    if Path(checkpoint(args, task, "base")).exists() or task in pretrained_names():
-        return
-    print(f"models: {task}-base", flush=True)
-    dataset(args, task)
-    settings = {key: value for key, value in TASKS[task].items() if key != "data"}
-    out = args.runs / f"{task}-base"
-    data = data_folder(args.data, task)
-    pretrain(PretrainConfig(data=data, out=out, device=args.device, **settings))
-
-
-def train(args: Args, task: str, name: str, settings: dict[str, Any]) -> None:
-    """Finetune the base model of a task, unless it has been."""
-    out = args.runs / f"{task}-{name}"
-    if (out / "checkpoint").exists():
-        return
-    print(f"models: {out.name}", flush=True)
-    more = name == "more-data"
-    data = (more_data if more else dataset)(args, task).folder
-    latents = args.runs / f"{task}{'-more' if more else ''}-latents.npy"
-    shared = {"data": data, "out": out, "latents": latents, "device": args.device}
-    base = checkpoint(args, task, "base")
-    finetune(FinetuneConfig(model=base, **{**SHARED, **SETTINGS[task], **shared, **settings}))
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table. `whole`: acts its plans out even where it may plan anew; `mpc`: fields
-    of MPCConfig that differ from the shipped ones."""
-
-    planner: Planner
-    whole: bool = False
-    mpc: dict[str, Any] = field(default_factory=dict)
-
-
-def columns(args: Args, task: str) -> dict[str, Column]:
-    """As published, from zeros; and with the base model's settings."""
-    _, planning = load_checkpoint(checkpoint(args, task, "base"))
-    shipped = planning["planners"]
-    own = shipped.get("gradient", {})
-    rate = GRADIENT_DESCENT_RATE[task]
-    long = planner_from_settings("gradient", {"gradient": {**own, **LONG}})
-    return {
-        "gd": Column(GradientPlanner(GradientConfig("sgd", rate, 100, "zeros"))),
-        "adam": Column(GradientPlanner(GradientConfig("adam", 0.2, 100, "zeros"))),
-        "gradient": Column(planner_from_settings("gradient", shipped)),
-        "gradient-long": Column(long, mpc={"proposals": LONG_PROPOSALS}),
-        "cem": Column(CEMPlanner(CEMConfig(300, 30, 30, "zeros")), whole=True),
-        "cem-tuned": Column(planner_from_settings("cem", shipped)),
-    }
-
-
-def load(
-    args: Args, task: str, model: str, planner: Planner, whole: bool, **mpc: Any
-) -> WorldModelMPCAgent:
-    """An agent; with `whole` it acts a plan out before it plans again. mpc: as of a Column."""
-    agent = WorldModelMPCAgent.from_pretrained(checkpoint(args, task, model), planner, args.device)
-    if args.horizon is not None:
-        mpc["horizon"] = args.horizon
-    config = replace(agent.config, execute=1, **mpc)
-    if whole:
-        config = replace(config, execute=config.horizon)
-    return WorldModelMPCAgent(agent.model, planner, agent.objective, config)
-
-
-def play(
-    agent: WorldModelMPCAgent, episodes: int, open_loop: bool, goal_steps: int | None = None
-) -> EvaluationReport:
-    """Evaluate on the held-out episodes, which are the same for all."""
-    kwargs: dict[str, Any] = {}
-    if goal_steps is not None:
-        kwargs |= {"goal_steps": goal_steps, "max_episode_steps": 2 * goal_steps}
-    if open_loop:
-        kwargs["max_episode_steps"] = agent.config.horizon * agent.model.config.frameskip
-    return evaluate(agent, agent.model.config.env_id, episodes, **kwargs)
-
-
 # Stages ------------------------------------------------------------------------------------------
 
 
 def make_models(args: Args, task: str) -> None:
-    train_base(args, task)
+    args.candidates.train_base(task)
     for name in args.models:
         if name != "base":
-            train(args, task, name, METHODS[name])
+            args.candidates.train(task, name, METHODS[name])
 
 
 def make_table(args: Args, task: str) -> None:
-    for name, column in columns(args, task).items():
+    for name, column in args.candidates.columns(task).items():
         for model in args.models:
             for mode in args.modes:
                 open_loop = mode == "open-loop"
@@ -254,18 +134,18 @@ def make_table(args: Args, task: str) -> None:
                     continue
                 print(f"table: {file.stem}", flush=True)
                 whole = open_loop or column.whole
-                agent = load(args, task, model, column.planner, whole, **column.mpc)
+                agent = args.candidates.agent(task, model, column.planner, whole, **column.mpc)
                 report = play(agent, args.episodes, open_loop, args.goal_steps)
                 replace(report, agent=f"{model}, {name}").to_json(file)
 
 
 def make_gap(args: Args, task: str) -> None:
-    data = dataset(args, task)
+    data = args.candidates.dataset(task)
     ledger = Ledger(args.out / "gap.json")
-    planner = columns(args, task)["adam"].planner
+    planner = args.candidates.columns(task)["adam"].planner
     with Simulator(TASKS[task]["data"]["env_id"], os.cpu_count() or 1) as simulator:
         for model in args.models:
-            agent = load(args, task, model, planner, whole=True)
+            agent = args.candidates.agent(task, model, planner, whole=True)
             windows = data.windows(
                 agent.config.horizon + 1, agent.model.config.frameskip, data.split()[1]
             )
@@ -284,11 +164,11 @@ def make_gap(args: Args, task: str) -> None:
 
 
 def make_landscape(args: Args, task: str) -> None:
-    data = dataset(args, task)
+    data = args.candidates.dataset(task)
     ledger = Ledger(args.out / "landscape.json")
-    planner = columns(args, task)["adam"].planner
+    planner = args.candidates.columns(task)["adam"].planner
     for model in args.models:
-        agent = load(args, task, model, planner, whole=True)
+        agent = args.candidates.agent(task, model, planner, whole=True)
         frameskip = agent.model.config.frameskip
         windows = data.windows(agent.config.horizon + 1, frameskip, data.split()[1])
         chosen = np.random.default_rng(0).integers(len(windows), size=LANDSCAPE_WINDOWS)
@@ -320,14 +200,14 @@ def make_efficiency(args: Args, task: str) -> None:
     for steps in (1, 3, 10, 30):
         budgets[f"cem {steps}"] = CEMPlanner(CEMConfig(iterations=steps, init="zeros"))
         budgets[f"mppi {steps}"] = MPPIPlanner(MPPIConfig(iterations=steps, init="zeros"))
-    shipped = columns(args, task)["gradient"].planner
+    shipped = args.candidates.columns(task)["gradient"].planner
     for steps in (0, 5, 15, 50):
         config = replace(shipped.config, steps=steps)  # type: ignore[attr-defined]
         budgets[f"gradient {steps}"] = GradientPlanner(config)
     ledger = Ledger(args.out / "efficiency.json")
     for name, planner in budgets.items():
         for model in (name for name in ("base", "online") if name in args.models):
-            agent = load(args, task, model, planner, whole=False)
+            agent = args.candidates.agent(task, model, planner, whole=False)
             ledger.add(
                 f"{task} {model} {name}",
                 lambda agent=agent: play(agent, ABLATION_EPISODES, False).summary(),
@@ -336,7 +216,7 @@ def make_efficiency(args: Args, task: str) -> None:
 
 def make_ablations(args: Args, task: str) -> None:
     ledger = Ledger(args.out / "ablations.json")
-    best = columns(args, task)["gradient"].planner
+    best = args.candidates.columns(task)["gradient"].planner
     variants: dict[str, AdversarialConfig] = {}
     for visual in GRID:
         for action in GRID:
@@ -349,11 +229,11 @@ def make_ablations(args: Args, task: str) -> None:
         run = f"ablation-{name.replace(' ', '-')}"
         settings = {"method": "adversarial", "adversarial": config, "steps": SHARED["steps"] // 2}
         if f"{task} {name}" not in ledger.rows:
-            train(args, task, run, settings)
+            args.candidates.train(task, run, settings)
         ledger.add(
             f"{task} {name}",
             lambda run=run: play(
-                load(args, task, run, best, whole=False), ABLATION_EPISODES, False
+                args.candidates.agent(task, run, best, whole=False), ABLATION_EPISODES, False
             ).summary(),
         )
     for init in ("zeros", "normal", "network", "proposals"):
@@ -363,14 +243,16 @@ def make_ablations(args: Args, task: str) -> None:
             ledger.add(
                 f"{task} init {init} {mode}",
                 lambda planner=planner, open_loop=open_loop: play(
-                    load(args, task, "base", planner, open_loop), ABLATION_EPISODES, open_loop
+                    args.candidates.agent(task, "base", planner, open_loop),
+                    ABLATION_EPISODES,
+                    open_loop,
                 ).summary(),
             )
 
 
 def make_cards(args: Args, task: str) -> None:
     for model in args.models:
-        card = Path(checkpoint(args, task, model)) / "README.md"
+        card = Path(args.candidates.checkpoint(task, model)) / "README.md"
         if model == "base" or not card.exists():
             continue
         before = card.read_text(encoding="utf-8").split(CARD_HEADING)[0].rstrip()

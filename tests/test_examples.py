@@ -217,6 +217,7 @@ def test_reproduce_trains_a_base_model_that_is_not_shipped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     script = runpy.run_path(str(FOLDER / "reproduce.py"))
+    candidates = sys.modules["candidates"]
     data = {"env_id": "gbp/Wall-v0", "episodes": 1, "steps": 2, "workers": 1}
     trained: list[PretrainConfig] = []
 
@@ -224,19 +225,24 @@ def test_reproduce_trains_a_base_model_that_is_not_shipped(
         (config.out / "checkpoint").mkdir(parents=True)
         trained.append(config)
 
-    for name, value in {
-        "TASKS": {"wall-new": {"data": data, "seed": 3}},
-        "pretrain": pretrain,
-    }.items():
-        monkeypatch.setitem(script["main"].__globals__, name, value)
+    monkeypatch.setattr(candidates, "TASKS", {"wall-new": {"data": data, "seed": 3}})
+    monkeypatch.setattr(candidates, "pretrain", pretrain)
     args = script["Args"](models=("base",), runs=tmp_path / "runs", data=tmp_path, device="cpu")
     for _ in range(2):  # the second time it is there
         script["make_models"](args, "wall-new")
     (config,) = trained
     assert (config.seed, config.data) == (3, tmp_path / "wall-new")
-    found = script["checkpoint"](args, "wall-new", "base")
-    assert found == str(config.out / "checkpoint")
-    assert script["checkpoint"](args, "wall", "base") == "wall"
+    assert args.candidates.checkpoint("wall-new", "base") == str(config.out / "checkpoint")
+
+
+def test_reproduce_takes_shipped_models(tmp_path: Path) -> None:
+    found = runpy.run_path(str(FOLDER / "candidates.py"))["Candidates"](tmp_path, tmp_path)
+    own = tmp_path / "wall-online" / "checkpoint"
+    assert found.checkpoint("wall", "base") == "wall"
+    assert found.checkpoint("wall", "online") == "wall-online"
+    assert found.checkpoint("wall", "offline") == str(tmp_path / "wall-offline" / "checkpoint")
+    own.mkdir(parents=True)
+    assert found.checkpoint("wall", "online") == str(own)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +257,7 @@ def test_reproduce_trains_a_base_model_that_is_not_shipped(
 def test_reproduce_with_other_goals(
     open_loop: bool, goal_steps: int | None, given: dict[str, int], make_model: Any
 ) -> None:
-    play = runpy.run_path(str(FOLDER / "reproduce.py"))["play"]
+    play = runpy.run_path(str(FOLDER / "candidates.py"))["play"]
     calls: list[dict[str, int]] = []
     play.__globals__["evaluate"] = lambda *_, **kwargs: calls.append(kwargs)
     agent = WorldModelMPCAgent(make_model(frameskip=2), config=MPCConfig(horizon=2))
@@ -267,7 +273,7 @@ def test_reproduce_with_another_horizon(
     script = runpy.run_path(str(FOLDER / "reproduce.py"))
     monkeypatch.chdir(wall.parent)  # where the name "wall" is the folder of the tiny model
     args = script["Args"](horizon=horizon, device="cpu")
-    agent = script["load"](args, "wall", "base", "gradient", whole, proposals=7)
+    agent = args.candidates.agent("wall", "base", "gradient", whole, proposals=7)
     steps = MPCConfig().horizon if horizon is None else horizon
     assert agent.config == MPCConfig(
         horizon=steps, execute=steps if whole else 1, proposals=7, precision=agent.config.precision
@@ -297,8 +303,9 @@ def test_reproduce_goes_on_where_it_stopped(
         "GAP_WINDOWS": 3,
         "LANDSCAPE_WINDOWS": 2,
     }
-    for name, value in small.items():
-        monkeypatch.setitem(script["main"].__globals__, name, value)
+    for module in (script["main"].__globals__, vars(sys.modules["candidates"])):
+        for name in small.keys() & module.keys():
+            monkeypatch.setitem(module, name, small[name])
     monkeypatch.setattr(script["figures"], "JUDGED_BY_DISTANCE", ("wall",))
     monkeypatch.chdir(wall.parent)  # where the name "wall" is the folder of the tiny model
     args = script["Args"](
