@@ -5,6 +5,7 @@ Nothing is ever unpickled. A name is a shipped model, a folder, or `hf://owner/r
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -47,6 +49,7 @@ def save_checkpoint(
     planning: dict[str, Any] | None = None,
     card: str = "",
     half: bool = False,
+    parent: str | None = None,
 ) -> None:
     """Write a checkpoint folder; a folder of that name is replaced once the new one is whole.
 
@@ -54,8 +57,19 @@ def save_checkpoint(
     card: Markdown of the model card.
     half: store weights in float16, which halves the file and rounds them to 3 digits; statistics
         and biases stay as they are, see `halved`, and loading gives float32 again.
+    parent: a shipped model that this one was finetuned from: tensors that it stores alike, such as
+        the frozen encoder's, are left out, and loading takes them from it.
+
+    Raises:
+        KeyError: no model of the parent's name is shipped.
+        ValueError: the parent has a parent itself.
     """
     folder = Path(folder)
+    known: dict[str, Tensor] = {}
+    if parent is not None:
+        if "parent" in _read_config(_shipped(parent) / CONFIG_FILE):
+            raise ValueError(f"{parent!r} has a parent itself, expected a model of its own")
+        known = _read_weights(_shipped(parent))
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -65,10 +79,13 @@ def save_checkpoint(
         "model": asdict(model.config),
         "planning": planning or {},
     }
+    if parent is not None:
+        config["parent"] = {"name": parent, "sha256": _digest(_shipped(parent))}
     (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     if half:
         weights = {k: v.half() if halved(k, v) else v for k, v in weights.items()}
+    weights = {k: v for k, v in weights.items() if not _same(v, known.get(k))}
     save_file(weights, temporary / WEIGHTS_FILE)
     (temporary / CARD_FILE).write_text(card)
     old = folder.with_name(f".{folder.name}.old")
@@ -115,12 +132,9 @@ def load_checkpoint(
         model = model_class(model_config(**config["model"]))
     except TypeError as error:
         raise ValueError(f"{folder / CONFIG_FILE} lacks a model setting: {error}") from error
-    try:
-        weights = load_file(folder / WEIGHTS_FILE)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{folder / WEIGHTS_FILE} is truncated or no safetensors file ({error}); get it again"
-        ) from error
+    weights = _read_weights(folder)
+    if "parent" in config:
+        weights = {**_parent_weights(config["parent"], folder), **weights}
     _load_weights(model, weights, folder / WEIGHTS_FILE)
     return model.eval().requires_grad_(False), config["planning"]
 
@@ -132,6 +146,10 @@ def find_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Pa
         return download(name, revision, [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE])
     if Path(name).is_dir():
         return Path(name)
+    return _shipped(name)
+
+
+def _shipped(name: str) -> Path:
     if name in pretrained_names():
         return Path(str(resources.files(__package__) / "pretrained" / name))
     raise KeyError(
@@ -148,12 +166,43 @@ def _read_config(path: Path) -> dict[str, Any]:
     wanted = {"format_version", "family", "model", "planning"}
     if not isinstance(config, dict) or not wanted <= set(config):
         raise ValueError(f"{path} is of another format, expected the keys {sorted(wanted)}")
+    if "parent" in config and set(config["parent"]) != {"name", "sha256"}:
+        raise ValueError(f"{path} names no parent, expected its name and sha256 there")
     if config["format_version"] != FORMAT_VERSION or config["family"] not in FAMILIES:
         raise ValueError(
             f"{path} has format version {config['format_version']!r} and family "
             f"{config['family']!r}, expected {FORMAT_VERSION} and one of {sorted(FAMILIES)}"
         )
     return config
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS_FILE
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is truncated or no safetensors file ({error}); get it again"
+        ) from error
+
+
+def _parent_weights(parent: dict[str, str], folder: Path) -> dict[str, Tensor]:
+    """Those of the shipped model that a checkpoint holds the differences to."""
+    name = parent["name"]
+    if name not in pretrained_names() or _digest(_shipped(name)) != parent["sha256"]:
+        raise ValueError(
+            f"{folder} holds what differs from another version of the shipped model {name!r}; "
+            "take the version of gbp_agent that it was made with"
+        )
+    return _read_weights(_shipped(name))
+
+
+def _digest(folder: Path) -> str:
+    return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+
+
+def _same(weight: Tensor, known: Tensor | None) -> bool:
+    return known is not None and torch.equal(weight.double(), known.double())
 
 
 def _load_weights(model: LatentWorldModel, weights: dict[str, Tensor], path: Path) -> None:

@@ -128,6 +128,45 @@ def test_shipped_models_load() -> None:
         assert set(planning) <= {"mpc", "objective", "planners"}
 
 
+@pytest.fixture
+def finetuned(tmp_path: Path) -> Path:
+    """The differences of a model to the shipped one of Wall."""
+    model, planning = load_checkpoint("wall")
+    first = next(model.predictor.parameters())
+    first.data.add_(1.0)
+    save_checkpoint(tmp_path / "delta", model, planning=planning, half=True, parent="wall")
+    return tmp_path / "delta"
+
+
+def test_differences_to_a_parent(finetuned: Path, tmp_path: Path) -> None:
+    stored = load_file(finetuned / "model.safetensors")
+    assert len(stored) == 1
+    base, found = (load_checkpoint(name)[0].state_dict() for name in ("wall", finetuned))
+    changed = {key for key in base if not torch.equal(base[key], found[key])}
+    assert changed == set(stored)
+    key = changed.pop()
+    assert torch.equal(found[key], (base[key] + 1).to(stored[key].dtype).float())
+
+
+def test_a_parent_that_has_changed(finetuned: Path) -> None:
+    edit(finetuned, lambda config: config["parent"].update(sha256="0" * 64))
+    assert_refused(finetuned, ValueError, "another version of the shipped model 'wall'")
+    edit(finetuned, lambda config: config["parent"].update(name="nothing"))
+    assert_refused(finetuned, ValueError, "another version of the shipped model 'nothing'")
+    edit(finetuned, lambda config: config.update(parent={}))
+    assert_refused(finetuned, ValueError, "names no parent")
+
+
+def test_a_parent_that_is_not_shipped_or_has_one_itself(
+    folder: Path, make_model: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyError, match="unknown model 'nothing'"):
+        save_checkpoint(folder, make_model(), parent="nothing")
+    with pytest.raises(ValueError, match="has a parent itself"):
+        save_checkpoint(folder, make_model(), parent="wall-online")
+    load_checkpoint(folder)  # what was there is still whole
+
+
 def test_unknown_name() -> None:
     with pytest.raises(KeyError, match=r"unknown model 'nothing'.* shipped models are") as caught:
         load_checkpoint("nothing")
