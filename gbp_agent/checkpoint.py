@@ -113,7 +113,8 @@ def load_checkpoint(
     Raises:
         KeyError: neither a shipped name nor a folder.
         FileNotFoundError: a file is missing, or there is no such model on the hub; see hub.py.
-        ValueError: a file is damaged or of another format.
+        ValueError: a file is damaged or of another format, or holds what differs from a parent that
+            is of another version here.
     """
     folder = find_checkpoint(name_or_path, revision)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
