@@ -6,7 +6,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from comparison import GRADIENT_DESCENT_RATE, LONG, LONG_PROPOSALS, SETTINGS, SHARED
+from comparison import (
+    FROM_ZEROS,
+    GRADIENT_DESCENT_RATE,
+    LONG,
+    LONG_PROPOSALS,
+    SETTINGS,
+    SHARED,
+)
 from pretrain import TASKS, data_folder
 
 from gbp_agent import (
@@ -96,8 +103,10 @@ class Candidates:
         data = (self.more_data if more else self.dataset)(task).folder
         latents = self.runs / f"{task}{'-more' if more else ''}-latents.npy"
         shared = {"data": data, "out": out, "latents": latents, "device": self.device}
-        base = self.checkpoint(task, "base")
-        finetune(FinetuneConfig(model=base, **{**SHARED, **SETTINGS[task], **shared, **settings}))
+        chosen = {**SHARED, **SETTINGS[task], **settings}
+        if name == "online-from-zeros":
+            chosen["online"] = replace(chosen["online"], planner=FROM_ZEROS)
+        finetune(FinetuneConfig(model=self.checkpoint(task, "base"), **chosen, **shared))
 
     def columns(self, task: str) -> dict[str, Column]:
         """As published, from zeros; and with the base model's settings."""

@@ -7,17 +7,20 @@ from gbp_agent import GradientConfig, OnlineConfig
 # How every model is finetuned: the same steps, batches and learning rate. `offline` and
 # `multi-step` are the controls: training goes on as it was, with one predicted frame and with
 # three, which is what most tasks give the other methods as well. `more-data` is `multi-step` on as
-# many further steps of the behaviour policy as online training takes in the simulator.
+# many further steps of the behaviour policy as online training takes in the simulator. In
+# `online-from-zeros` the agent that acts there plans as published, not from the data's sequences.
 SHARED: dict[str, Any] = {"steps": 5000, "learning_rate": 3e-4, "horizon": 3}
 METHODS: dict[str, dict[str, Any]] = {
     "base": {},
     "offline": {"method": "offline", "horizon": 1},
     "multi-step": {"method": "offline", "horizon": 3},
     "online": {"method": "online"},
+    "online-from-zeros": {"method": "online"},
     "adversarial": {"method": "adversarial"},
     "online+adversarial": {"method": "online+adversarial"},
     "more-data": {"method": "offline", "horizon": 3},
 }
+FROM_ZEROS = GradientConfig("adam", learning_rate=0.2, steps=50, init="zeros")
 # Per task: how the agent acts in the simulator.
 CHEAP = GradientConfig(steps=15, restarts=4, learning_rate=0.1)
 CHEAPEST = GradientConfig(steps=6, restarts=2, warm_steps=3, learning_rate=0.1)

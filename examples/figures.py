@@ -22,7 +22,7 @@ from gbp_agent.report import write_text
 
 matplotlib.use("Agg")
 CONTROLS = ("base", "offline", "multi-step", "more-data")
-MODELS = (*CONTROLS, "online", "adversarial", "online+adversarial")
+MODELS = (*CONTROLS, "online", "online-from-zeros", "adversarial", "online+adversarial")
 TITLES = {
     "pusht": "PushT", "point_maze": "PointMaze", "wall": "Wall", "rope": "Rope",
     "granular": "Granular", "wall-small": "Wall, little data",

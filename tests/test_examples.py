@@ -19,6 +19,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from gbp_agent import (
     PLANNERS,
     EvaluationReport,
+    FinetuneConfig,
     MPCConfig,
     OnlineConfig,
     PretrainConfig,
@@ -233,6 +234,29 @@ def test_reproduce_trains_a_base_model_that_is_not_shipped(
     (config,) = trained
     assert (config.seed, config.data) == (3, tmp_path / "wall-new")
     assert args.candidates.checkpoint("wall-new", "base") == str(config.out / "checkpoint")
+
+
+def test_reproduce_finetunes_with_the_published_planner(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = runpy.run_path(str(FOLDER / "reproduce.py"))
+    candidates, comparison = sys.modules["candidates"], sys.modules["comparison"]
+    data = {"env_id": "gbp/Wall-v0", "episodes": 1, "steps": 2, "workers": 1}
+    monkeypatch.setattr(candidates, "TASKS", {"wall": {"data": data}})
+    trained: list[FinetuneConfig] = []
+    monkeypatch.setattr(candidates, "finetune", trained.append)
+    args = script["Args"](
+        models=("online", "online-from-zeros"), runs=tmp_path, data=tmp_path, device="cpu"
+    )
+    script["make_models"](args, "wall")
+    own, published = trained
+    assert own.online == comparison.SETTINGS["wall"]["online"]
+    assert published.online.planner.init == "zeros"
+    assert published == replace(
+        own,
+        out=tmp_path / "wall-online-from-zeros",
+        online=replace(own.online, planner=published.online.planner),
+    )
 
 
 def test_reproduce_takes_shipped_models(tmp_path: Path) -> None:
