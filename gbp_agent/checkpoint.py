@@ -1,6 +1,7 @@
 """Saving and loading: a folder with config.json, model.safetensors and a model card (README.md).
 
-Nothing is ever unpickled. A name is a shipped model, a folder, or `hf://owner/repo`.
+Nothing is ever unpickled. A name is a shipped model, a folder, or `hf://owner/repo`. A finetuned
+model may be saved as what differs from a shipped parent.
 """
 
 from __future__ import annotations
@@ -167,7 +168,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     wanted = {"format_version", "family", "model", "planning"}
     if not isinstance(config, dict) or not wanted <= set(config):
         raise ValueError(f"{path} is of another format, expected the keys {sorted(wanted)}")
-    if "parent" in config and set(config["parent"]) != {"name", "sha256"}:
+    parent = config.get("parent", {"name": "", "sha256": ""})
+    if not isinstance(parent, dict) or set(parent) != {"name", "sha256"}:
         raise ValueError(f"{path} names no parent, expected its name and sha256 there")
     if config["format_version"] != FORMAT_VERSION or config["family"] not in FAMILIES:
         raise ValueError(

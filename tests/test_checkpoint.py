@@ -153,8 +153,9 @@ def test_a_parent_that_has_changed(finetuned: Path) -> None:
     assert_refused(finetuned, ValueError, "another version of the shipped model 'wall'")
     edit(finetuned, lambda config: config["parent"].update(name="nothing"))
     assert_refused(finetuned, ValueError, "another version of the shipped model 'nothing'")
-    edit(finetuned, lambda config: config.update(parent={}))
-    assert_refused(finetuned, ValueError, "names no parent")
+    for wrong in ({}, 5, "wall"):
+        edit(finetuned, lambda config, wrong=wrong: config.update(parent=wrong))
+        assert_refused(finetuned, ValueError, "names no parent")
 
 
 def test_a_parent_that_is_not_shipped_or_has_one_itself(
