@@ -47,6 +47,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rope": PUSHES,
     "granular": PUSHES,
 }
+SETTINGS["pusht-small"] = {
+    "mirrors": True,
+    "online": OnlineConfig(every=500, trajectories=256),
+}
 SETTINGS["wall-small"] = SETTINGS["wall"]
 SETTINGS["wall-patch"] = {
     "steps": 3000,

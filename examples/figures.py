@@ -25,7 +25,8 @@ CONTROLS = ("base", "offline", "multi-step", "more-data")
 MODELS = (*CONTROLS, "online", "online-from-zeros", "adversarial", "online+adversarial")
 TITLES = {
     "pusht": "PushT", "point_maze": "PointMaze", "wall": "Wall", "rope": "Rope",
-    "granular": "Granular", "wall-small": "Wall, little data",
+    "granular": "Granular",
+    "pusht-small": "PushT, little data", "wall-small": "Wall, little data",
     "wall-patch": "Wall, patch tokens", "pusht-patch": "PushT, patch tokens",
     "pusht-patch-one-step": "PushT, patch tokens, teacher forcing",
 }  # fmt: skip

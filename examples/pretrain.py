@@ -153,8 +153,15 @@ TASKS: dict[str, dict[str, Any]] = {
         "model": {**PUSHES["model"], "latent_dim": 128},
         "representation": RepresentationConfig(blur=2.0),
     },
-    # Not shipped. A twentieth of the data and no noise on the first latents: for seeing what
-    # finetuning does where the base model is poor.
+    # Not shipped. A twentieth of the data, and on Wall no noise on the first latents: for seeing
+    # what finetuning does where the base model is poor.
+    "pusht-small": {
+        **PUSHT,
+        "data": {**PUSHT["data"], "episodes": 200},
+        "model": {**PUSHT["model"], "proposals": 190},
+        "representation": RepresentationConfig(steps=1500),
+        "dynamics": DynamicsConfig(steps=6000),
+    },
     "wall-small": {
         **WALL,
         "data": {**WALL["data"], "episodes": 200},
@@ -200,6 +207,7 @@ Task = Literal[
     "wall",
     "rope",
     "granular",
+    "pusht-small",
     "wall-small",
     "wall-patch",
     "pusht-patch",
