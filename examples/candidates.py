@@ -140,7 +140,11 @@ class Candidates:
 
 
 def play(
-    agent: WorldModelMPCAgent, episodes: int, open_loop: bool, goal_steps: int | None = None
+    agent: WorldModelMPCAgent,
+    episodes: int,
+    open_loop: bool,
+    goal_steps: int | None = None,
+    seed: int = 0,
 ) -> EvaluationReport:
     """Evaluate on the held-out episodes, which are the same for all."""
     kwargs: dict[str, Any] = {}
@@ -148,4 +152,4 @@ def play(
         kwargs |= {"goal_steps": goal_steps, "max_episode_steps": 2 * goal_steps}
     if open_loop:
         kwargs["max_episode_steps"] = agent.config.horizon * agent.model.config.frameskip
-    return evaluate(agent, agent.model.config.env_id, episodes, **kwargs)
+    return evaluate(agent, agent.model.config.env_id, episodes, seed, **kwargs)

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from gbp_agent import EvaluationReport, distance_difference, mcnemar, wilson_interval
+from gbp_agent import EvaluationReport, distance_difference, mcnemar
 from gbp_agent.report import write_text
 
 matplotlib.use("Agg")
@@ -283,33 +283,50 @@ def error_line(axis: Axes, planner: str, found: list[Any]) -> None:
 
 
 def radii(rows: dict[str, Any]) -> Figure:
-    """Success for each pair of radii (left) and for the other variants (right), per task."""
+    """Success for each pair of radii (one panel per planner) and for all other variants, per
+    task."""
     tasks = by_task(rows)
-    figure, axes = panels(2, 3.8, len(tasks))
-    for (left, right), (task, named) in zip(axes, tasks.items(), strict=True):
-        grid = {
-            (float(words[1]), float(words[3])): row["success_rate"]
-            for name, row in named.items()
-            if (words := name.split(" "))[0] == "latent"
-        }
-        visual, action = (sorted({pair[i] for pair in grid}) for i in (0, 1))
-        image = np.array([[grid.get((v, a), np.nan) for a in action] for v in visual])
-        if image.size:
-            left.imshow(image, vmin=0, vmax=1, cmap="viridis", origin="lower")
-            for (i, j), value in np.ndenumerate(image):
-                left.text(j, i, f"{value:.0%}", ha="center", va="center", color="white")
-        left.set(title=f"{TITLES[task]}: success by radius", xlabel="λ action", ylabel="λ latent")
-        left.set_xticks(range(len(action)), [f"{a:g}" for a in action])
-        left.set_yticks(range(len(visual)), [f"{v:g}" for v in visual])
-        others = {name: row for name, row in named.items() if not name.startswith("latent")}
+    planners = list(dict.fromkeys(name.split(" ")[0] for name in rows_of_radii(tasks)))
+    figure, axes = panels(len(planners) + 1, 3.8, len(tasks))
+    for line, (task, named) in zip(axes, tasks.items(), strict=True):
+        for axis, planner in zip(line, planners, strict=False):
+            draw_radii(axis, planner, named)
+            axis.set_title(f"{TITLES[task]}, {PLANNERS[planner]}: success by radius", fontsize=10)
+        others = {name: row for name, row in named.items() if " latent " not in name}
         rate = np.array([row["success_rate"] for row in others.values()])
-        count = [row["episodes"] for row in others.values()]
-        bounds = [wilson_interval(round(r * n), n) for r, n in zip(rate, count, strict=True)]
-        error = np.array([(r - low, high - r) for r, (low, high) in zip(rate, bounds, strict=True)])
-        right.barh(range(len(rate)), rate, xerr=error.T if len(rate) else None, color="#88ccee")
-        right.set_yticks(range(len(rate)), list(others), fontsize=8)
-        right.set(title=TITLES[task], xlabel="success", xlim=(0, 1))
+        low, high = (
+            np.array([row[key] for row in others.values()])
+            for key in ("success_low", "success_high")
+        )
+        places = range(len(others))
+        line[-1].barh(places, rate, xerr=(rate - low, high - rate), color="#88ccee")
+        line[-1].set_yticks(places, list(others), fontsize=8)
+        line[-1].set(title=TITLES[task], xlabel="success", xlim=(0, 1))
     return figure
+
+
+def rows_of_radii(tasks: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Names "PLANNER latent λ action λ" of rows."""
+    return (name for named in tasks.values() for name in named if " latent " in name)
+
+
+def draw_radii(axis: Axes, planner: str, named: dict[str, Any]) -> None:
+    """A planner's success as an image, action radii across and latent radii up."""
+    grid = {
+        (float(words[2]), float(words[4])): row["success_rate"]
+        for name, row in named.items()
+        if (words := name.split(" "))[:2] == [planner, "latent"]
+    }
+    latent, action = (sorted({pair[i] for pair in grid}) for i in (0, 1))
+    image = np.array([[grid.get((row, column), np.nan) for column in action] for row in latent])
+    if image.size:
+        axis.imshow(image, vmin=0, vmax=1, cmap="viridis", origin="lower")
+        for (i, j), value in np.ndenumerate(image):
+            color = "black" if value > 0.7 else "white"
+            axis.text(j, i, f"{value:.0%}", ha="center", va="center", color=color)
+    axis.set(xlabel="λ action", ylabel="λ latent")
+    axis.set_xticks(range(len(action)), [f"{a:g}" for a in action])
+    axis.set_yticks(range(len(latent)), [f"{v:g}" for v in latent])
 
 
 if __name__ == "__main__":

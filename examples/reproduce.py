@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import tyro
 from candidates import Candidates, play
-from comparison import GRADIENT_DESCENT_RATE, METHODS, SETTINGS, SHARED
+from comparison import GRADIENT_DESCENT_RATE, METHODS, SETTINGS
 from pretrain import TASKS
 
 from gbp_agent import (
@@ -44,10 +44,12 @@ from gbp_agent import (
     MPPIPlanner,
     Planner,
     bootstrap_interval,
+    load_checkpoint,
 )
 from gbp_agent.data.simulate import Simulator
 from gbp_agent.gap import from_first_to_last, train_test_gap
 from gbp_agent.landscape import cost_slice, gradient_variation
+from gbp_agent.types import CostFunction, PlannerResult
 
 Stage = Literal[
     "models", "table", "gap", "landscape", "efficiency", "ablations", "cards", "figures"
@@ -56,7 +58,9 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 Mode = Literal["mpc", "open-loop"]
 
 GRID = (0.0, 0.05, 0.2, 0.5)  # of the ablations' radii
-ABLATION_EPISODES = 100
+ABLATION_EPISODES, ABLATION_SEED = 100, 100_000  # apart from the held-out episodes
+ABLATION_STEPS = 2500
+ABLATION_PLANNERS = ("gradient", "adam")
 CARD_HEADING = "## Closed-loop success"
 GAP_WINDOWS, LANDSCAPE_WINDOWS = 512, 64
 
@@ -92,6 +96,17 @@ class Args:
     @property
     def candidates(self) -> Candidates:
         return Candidates(self.data, self.runs, self.device, self.horizon)
+
+
+class FromScratch(GradientPlanner):
+    """Begins every plan as if there were none to go on with."""
+
+    def __call__(
+        self, cost: CostFunction, initial: torch.Tensor, *, warm: torch.Tensor, **rest: Any
+    ) -> PlannerResult:
+        return super().__call__(
+            cost, torch.zeros_like(initial), warm=torch.zeros_like(warm), **rest
+        )
 
 
 @dataclass
@@ -215,8 +230,17 @@ def make_efficiency(args: Args, task: str) -> None:
 
 
 def make_ablations(args: Args, task: str) -> None:
+    """On validation episodes, so that settings may be chosen by them."""
     ledger = Ledger(args.out / "ablations.json")
-    best = args.candidates.columns(task)["gradient"].planner
+    columns = args.candidates.columns(task)
+
+    def add(name: str, model: str, planner: Planner, open_loop: bool = False) -> None:
+        def measure() -> dict[str, Any]:
+            agent = args.candidates.agent(task, model, planner, open_loop)
+            return play(agent, ABLATION_EPISODES, open_loop, seed=ABLATION_SEED).summary()
+
+        ledger.add(f"{task} {name}", measure)
+
     variants: dict[str, AdversarialConfig] = {}
     for visual in GRID:
         for action in GRID:
@@ -227,27 +251,20 @@ def make_ablations(args: Args, task: str) -> None:
     variants["attack steps 3"] = AdversarialConfig(attack_steps=3)
     for name, config in variants.items():
         run = f"ablation-{name.replace(' ', '-')}"
-        settings = {"method": "adversarial", "adversarial": config, "steps": SHARED["steps"] // 2}
-        if f"{task} {name}" not in ledger.rows:
-            args.candidates.train(task, run, settings)
-        ledger.add(
-            f"{task} {name}",
-            lambda run=run: play(
-                args.candidates.agent(task, run, best, whole=False), ABLATION_EPISODES, False
-            ).summary(),
-        )
-    for init in ("zeros", "normal", "network", "proposals"):
-        for open_loop in (False, True):
-            planner = GradientPlanner(GradientConfig("adam", 0.2, 100, init))
-            mode = "open loop" if open_loop else "mpc"
-            ledger.add(
-                f"{task} init {init} {mode}",
-                lambda planner=planner, open_loop=open_loop: play(
-                    args.candidates.agent(task, "base", planner, open_loop),
-                    ABLATION_EPISODES,
-                    open_loop,
-                ).summary(),
-            )
+        settings = {"method": "adversarial", "adversarial": config, "steps": ABLATION_STEPS}
+        args.candidates.train(task, run, settings)
+        for planner in ABLATION_PLANNERS:
+            add(f"{planner} {name}", run, columns[planner].planner)
+    base, _ = load_checkpoint(args.candidates.checkpoint(task, "base"))
+    starts = {
+        f"init {init}": GradientPlanner(GradientConfig("adam", 0.2, 100, init))
+        for init in ("zeros", "normal", "network", "proposals")
+        if init != "network" or base.initializer is not None
+    }
+    for name, planner in starts.items():
+        add(f"{name} mpc", "base", planner)
+        add(f"{name} open loop", "base", planner, open_loop=True)
+    add("init zeros, no warm start mpc", "base", FromScratch(starts["init zeros"].config))
 
 
 def make_cards(args: Args, task: str) -> None:

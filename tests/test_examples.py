@@ -14,12 +14,15 @@ from typing import Any, get_args
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+import torch
 from stable_baselines3.common.env_util import make_vec_env
 
 from gbp_agent import (
     PLANNERS,
     EvaluationReport,
     FinetuneConfig,
+    GradientConfig,
+    GradientPlanner,
     MPCConfig,
     OnlineConfig,
     PretrainConfig,
@@ -322,8 +325,6 @@ def test_reproduce_goes_on_where_it_stopped(
         "TASKS": {"wall": {"data": data, "model": {}}},
         "SETTINGS": {"wall": {"online": online, "windows": 4, "workers": 1}},
         "SHARED": {"steps": 2, "horizon": 1},
-        "GRID": (0.0, 0.2),
-        "ABLATION_EPISODES": 1,
         "GAP_WINDOWS": 3,
         "LANDSCAPE_WINDOWS": 2,
     }
@@ -372,6 +373,70 @@ def test_reproduce_goes_on_where_it_stopped(
     assert card.read_text().count("| Adam, shipped, open loop |") == 1
     for path, written in kept.items():
         assert (path.stat().st_mtime_ns == written) == (path.name != "wall-base-gd-mpc.json")
+
+
+def test_reproduce_ablations_and_efficiency(
+    wall: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Which agent is played, on which episodes; the rows' names; the pictures."""
+    monkeypatch.setattr(StateProbe, "fit", partialmethod(StateProbe.fit, steps=20))
+    script = runpy.run_path(str(FOLDER / "reproduce.py"))
+    played: list[tuple[Any, ...]] = []
+    agent = WorldModelMPCAgent.from_pretrained(str(wall), GradientPlanner(GradientConfig(steps=1)))
+    report = evaluate(agent, "gbp/Wall-v0", 2, progress=False, max_episode_steps=3)
+
+    def play(agent: Any, episodes: int, open_loop: bool, seed: int = 0) -> EvaluationReport:
+        played.append((agent, episodes, open_loop, seed))
+        return report
+
+    for name, value in (("play", play), ("GRID", (0.0, 0.2)), ("ABLATION_STEPS", 1)):
+        monkeypatch.setitem(script["main"].__globals__, name, value)
+    tasks = {"wall": {"data": {"env_id": "gbp/Wall-v0", "episodes": 3, "steps": 30}, "model": {}}}
+    for module in (script["main"].__globals__, vars(sys.modules["candidates"])):
+        monkeypatch.setitem(module, "TASKS", tasks)
+    monkeypatch.setitem(
+        vars(sys.modules["candidates"]), "SETTINGS", {"wall": {"windows": 4, "workers": 1}}
+    )
+    monkeypatch.chdir(wall.parent)  # where the name "wall" is the folder of the tiny model
+    out = tmp_path / "out"
+    args = script["Args"](
+        tasks=("wall",), runs=tmp_path / "runs", data=tmp_path / "data", out=out, device="cpu",
+        stages=("ablations", "figures"),
+    )  # fmt: skip
+    script["main"](args)
+    rows = json.loads((out / "ablations.json").read_text())
+    assert (
+        len(rows) == len(played) == 2 * (4 + 3) + 7
+    )  # the tiny model has no initialisation network
+    assert {(episodes, seed) for _, episodes, _, seed in played} == {(100, 100_000)}
+    by_name = dict(zip(rows, played, strict=True))
+    config = by_name["wall adam latent 0.2 action 0"][0].planner.config
+    assert (config.init, config.steps, config.learning_rate) == ("zeros", 100, 0.2)
+    assert by_name["wall init normal open loop"][0].planner.config.init == "normal"
+    assert [open_loop for _, _, open_loop, _ in played].count(True) == 3
+    run = tmp_path / "runs" / "wall-ablation-latent-0.2-action-0" / "checkpoint"
+    assert '"visual": 0.2' in (run / "README.md").read_text()
+    assert (out / "ablations.png").stat().st_size > 0
+    # Without a warm start every plan is searched for from zeros.
+    planner = by_name["wall init zeros, no warm start mpc"][0].planner
+    seen: list[torch.Tensor] = []
+
+    def cost(plans: torch.Tensor) -> torch.Tensor:
+        seen.append(plans.detach().clone())
+        return plans.square().sum((-2, -1))
+
+    planner(
+        cost, torch.ones(1, 2, 2), warm=torch.tensor([True]), proposals=torch.zeros(0, 2, 2),
+        low=torch.full((2,), -3.0), high=torch.full((2,), 3.0),
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    assert not seen[0].any()
+    played.clear()
+    script["main"](replace(args, stages=("efficiency", "figures"), models=("base",)))
+    rows = json.loads((out / "efficiency.json").read_text())
+    assert {episodes for _, episodes, _, _ in played} == {100}
+    assert len(rows) == len(played) == 4 * 2 + 4 * 2 + 4
+    assert (out / "efficiency.png").stat().st_size > 0
 
 
 def test_quickstart(run: Any, wall: Path) -> None:
