@@ -283,39 +283,38 @@ def error_line(axis: Axes, planner: str, found: list[Any]) -> None:
 
 
 def radii(rows: dict[str, Any]) -> Figure:
-    """Success for each pair of radii (one panel per planner) and for all other variants, per
-    task."""
+    """Success for each pair of radii (a panel per planner and mode) and for all other variants,
+    per task. Names are "PLANNER MODE latent λ action λ", or others."""
     tasks = by_task(rows)
-    planners = list(dict.fromkeys(name.split(" ")[0] for name in rows_of_radii(tasks)))
-    figure, axes = panels(len(planners) + 1, 3.8, len(tasks))
+    cells = {
+        tuple(name.split(" ")[:2]): None
+        for named in tasks.values()
+        for name in named
+        if " latent " in name
+    }
+    figure, axes = panels(len(cells) + 1, 3.8, len(tasks))
     for line, (task, named) in zip(axes, tasks.items(), strict=True):
-        for axis, planner in zip(line, planners, strict=False):
-            draw_radii(axis, planner, named)
-            axis.set_title(f"{TITLES[task]}, {PLANNERS[planner]}: success by radius", fontsize=10)
+        for axis, (planner, mode) in zip(line, cells, strict=False):
+            draw_radii(axis, f"{planner} {mode} latent", named)
+            axis.set_title(f"{TITLES[task]}: {PLANNERS[planner]}, {MODES[mode]}", fontsize=10)
         others = {name: row for name, row in named.items() if " latent " not in name}
-        rate = np.array([row["success_rate"] for row in others.values()])
-        low, high = (
-            np.array([row[key] for row in others.values()])
-            for key in ("success_low", "success_high")
+        rate, low, high = (
+            np.array([row[f"success_{key}"] for row in others.values()])
+            for key in ("rate", "low", "high")
         )
         places = range(len(others))
         line[-1].barh(places, rate, xerr=(rate - low, high - rate), color="#88ccee")
-        line[-1].set_yticks(places, list(others), fontsize=8)
+        line[-1].set_yticks(places, list(others), fontsize=7)
         line[-1].set(title=TITLES[task], xlabel="success", xlim=(0, 1))
     return figure
 
 
-def rows_of_radii(tasks: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Names "PLANNER latent λ action λ" of rows."""
-    return (name for named in tasks.values() for name in named if " latent " in name)
-
-
-def draw_radii(axis: Axes, planner: str, named: dict[str, Any]) -> None:
-    """A planner's success as an image, action radii across and latent radii up."""
+def draw_radii(axis: Axes, kind: str, named: dict[str, Any]) -> None:
+    """Success as an image, action radii across and latent radii up, of rows "KIND λ action λ"."""
     grid = {
-        (float(words[2]), float(words[4])): row["success_rate"]
+        (float(words[-3]), float(words[-1])): row["success_rate"]
         for name, row in named.items()
-        if (words := name.split(" "))[:2] == [planner, "latent"]
+        if name.startswith(kind) and (words := name.split(" "))
     }
     latent, action = (sorted({pair[i] for pair in grid}) for i in (0, 1))
     image = np.array([[grid.get((row, column), np.nan) for column in action] for row in latent])

@@ -60,7 +60,11 @@ Mode = Literal["mpc", "open-loop"]
 GRID = (0.0, 0.05, 0.2, 0.5)  # of the ablations' radii
 ABLATION_EPISODES, ABLATION_SEED = 100, 100_000  # apart from the held-out episodes
 ABLATION_STEPS = 2500
-ABLATION_PLANNERS = ("gradient", "adam")
+ABLATION_CELLS: tuple[tuple[str, Mode], ...] = (
+    ("gradient", "mpc"),
+    ("adam", "mpc"),
+    ("adam", "open-loop"),
+)
 CARD_HEADING = "## Closed-loop success"
 GAP_WINDOWS, LANDSCAPE_WINDOWS = 512, 64
 
@@ -253,8 +257,9 @@ def make_ablations(args: Args, task: str) -> None:
         run = f"ablation-{name.replace(' ', '-')}"
         settings = {"method": "adversarial", "adversarial": config, "steps": ABLATION_STEPS}
         args.candidates.train(task, run, settings)
-        for planner in ABLATION_PLANNERS:
-            add(f"{planner} {name}", run, columns[planner].planner)
+        for planner, mode in ABLATION_CELLS:
+            cell = f"{planner} {mode} {name}"
+            add(cell, run, columns[planner].planner, open_loop=mode == "open-loop")
     base, _ = load_checkpoint(args.candidates.checkpoint(task, "base"))
     starts = {
         f"init {init}": GradientPlanner(GradientConfig("adam", 0.2, 100, init))

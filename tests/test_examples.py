@@ -406,14 +406,14 @@ def test_reproduce_ablations_and_efficiency(
     script["main"](args)
     rows = json.loads((out / "ablations.json").read_text())
     assert (
-        len(rows) == len(played) == 2 * (4 + 3) + 7
+        len(rows) == len(played) == 3 * (4 + 3) + 7
     )  # the tiny model has no initialisation network
     assert {(episodes, seed) for _, episodes, _, seed in played} == {(100, 100_000)}
     by_name = dict(zip(rows, played, strict=True))
-    config = by_name["wall adam latent 0.2 action 0"][0].planner.config
+    config = by_name["wall adam mpc latent 0.2 action 0"][0].planner.config
     assert (config.init, config.steps, config.learning_rate) == ("zeros", 100, 0.2)
     assert by_name["wall init normal open loop"][0].planner.config.init == "normal"
-    assert [open_loop for _, _, open_loop, _ in played].count(True) == 3
+    assert [open_loop for _, _, open_loop, _ in played].count(True) == (4 + 3) + 3
     run = tmp_path / "runs" / "wall-ablation-latent-0.2-action-0" / "checkpoint"
     assert '"visual": 0.2' in (run / "README.md").read_text()
     assert (out / "ablations.png").stat().st_size > 0
