@@ -21,8 +21,15 @@ from gbp_agent import EvaluationReport, distance_difference, mcnemar
 from gbp_agent.report import write_text
 
 matplotlib.use("Agg")
-CONTROLS = ("base", "offline", "multi-step", "more-data")
-MODELS = (*CONTROLS, "online", "online-from-zeros", "adversarial", "online+adversarial")
+CONTROLS = ("base", "offline", "multi-step", "more-data", "noise")
+MODELS = (
+    *CONTROLS,
+    "online",
+    "online-from-zeros",
+    "adversarial",
+    "adversarial-tuned",
+    "online+adversarial",
+)
 TITLES = {
     "pusht": "PushT", "point_maze": "PointMaze", "wall": "Wall", "rope": "Rope",
     "granular": "Granular",

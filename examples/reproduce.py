@@ -57,7 +57,7 @@ Stage = Literal[
 STAGES: tuple[Stage, ...] = get_args(Stage)
 Mode = Literal["mpc", "open-loop"]
 
-GRID = (0.0, 0.05, 0.2, 0.5)  # of the ablations' radii
+LATENT_RADII, ACTION_RADII = (0.0, 0.05, 0.2, 0.5), (0.0, 0.05, 0.2, 0.5, 1.0)  # of the ablations
 ABLATION_EPISODES, ABLATION_SEED = 100, 100_000  # apart from the held-out episodes
 ABLATION_STEPS = 2500
 ABLATION_CELLS: tuple[tuple[str, Mode], ...] = (
@@ -245,15 +245,7 @@ def make_ablations(args: Args, task: str) -> None:
 
         ledger.add(f"{task} {name}", measure)
 
-    variants: dict[str, AdversarialConfig] = {}
-    for visual in GRID:
-        for action in GRID:
-            config = AdversarialConfig(visual=visual, proprio=visual, action=action)
-            variants[f"latent {visual:g} action {action:g}"] = config
-    variants["fixed radii"] = AdversarialConfig(radii="fixed")
-    variants["adaptive radii"] = AdversarialConfig()
-    variants["attack steps 3"] = AdversarialConfig(attack_steps=3)
-    for name, config in variants.items():
+    for name, config in attacks().items():
         run = f"ablation-{name.replace(' ', '-')}"
         settings = {"method": "adversarial", "adversarial": config, "steps": ABLATION_STEPS}
         args.candidates.train(task, run, settings)
@@ -270,6 +262,21 @@ def make_ablations(args: Args, task: str) -> None:
         add(f"{name} mpc", "base", planner)
         add(f"{name} open loop", "base", planner, open_loop=True)
     add("init zeros, no warm start mpc", "base", FromScratch(starts["init zeros"].config))
+
+
+def attacks() -> dict[str, AdversarialConfig]:
+    """What is compared, by name."""
+    found = {
+        f"latent {latent:g} action {action:g}": AdversarialConfig(
+            visual=latent, proprio=latent, action=action
+        )
+        for latent in LATENT_RADII
+        for action in ACTION_RADII
+    }
+    found["fixed radii"] = AdversarialConfig(radii="fixed")
+    found["adaptive radii"] = AdversarialConfig()
+    found["attack steps 3"] = AdversarialConfig(attack_steps=3)
+    return found
 
 
 def make_cards(args: Args, task: str) -> None:

@@ -19,6 +19,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from gbp_agent import (
     PLANNERS,
+    AdversarialConfig,
     EvaluationReport,
     FinetuneConfig,
     GradientConfig,
@@ -262,6 +263,33 @@ def test_reproduce_finetunes_with_the_published_planner(
     )
 
 
+def test_reproduce_finetunes_with_tuned_radii(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = runpy.run_path(str(FOLDER / "reproduce.py"))
+    candidates = sys.modules["candidates"]
+    data = {"env_id": "gbp/Wall-v0", "episodes": 1, "steps": 2, "workers": 1}
+    monkeypatch.setattr(candidates, "TASKS", {"wall": {"data": data}})
+    trained: list[FinetuneConfig] = []
+    monkeypatch.setattr(candidates, "finetune", trained.append)
+    args = script["Args"](
+        models=("adversarial", "adversarial-tuned", "noise"),
+        runs=tmp_path,
+        data=tmp_path,
+        device="cpu",
+    )
+    wide = AdversarialConfig(visual=0.3, proprio=0.2, action=0.7)
+    for radii in ({}, {"wall": wide}):  # where none were searched for: the published ones
+        monkeypatch.setattr(candidates, "RADII", radii)
+        script["make_models"](args, "wall")
+    own, same, small, again, tuned, noise = trained
+    assert small.adversarial == AdversarialConfig(attack_steps=0)
+    assert noise.adversarial == replace(wide, attack_steps=0)
+    assert own.adversarial == AdversarialConfig() == same.adversarial
+    assert again == own
+    assert tuned == replace(own, out=tmp_path / "wall-adversarial-tuned", adversarial=wide)
+
+
 def test_reproduce_takes_shipped_models(tmp_path: Path) -> None:
     found = runpy.run_path(str(FOLDER / "candidates.py"))["Candidates"](tmp_path, tmp_path)
     own = tmp_path / "wall-online" / "checkpoint"
@@ -389,7 +417,12 @@ def test_reproduce_ablations_and_efficiency(
         played.append((agent, episodes, open_loop, seed))
         return report
 
-    for name, value in (("play", play), ("GRID", (0.0, 0.2)), ("ABLATION_STEPS", 1)):
+    for name, value in (
+        ("play", play),
+        ("LATENT_RADII", (0.0, 0.2)),
+        ("ACTION_RADII", (0.0, 0.2)),
+        ("ABLATION_STEPS", 1),
+    ):
         monkeypatch.setitem(script["main"].__globals__, name, value)
     tasks = {"wall": {"data": {"env_id": "gbp/Wall-v0", "episodes": 3, "steps": 30}, "model": {}}}
     for module in (script["main"].__globals__, vars(sys.modules["candidates"])):

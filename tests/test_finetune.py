@@ -113,11 +113,30 @@ def test_attack_stays_in_its_box_and_raises_a_curved_loss(parts: Parts) -> None:
     assert all(p.grad is None for p in network.parameters())
 
 
+def test_noise_asks_no_loss(parts: Parts) -> None:
+    """Without attack steps the perturbation is the start of an attack with the same seed."""
+
+    def loss(_: Parts) -> torch.Tensor:
+        raise AssertionError("noise needs no loss")
+
+    radii = Parts(*(torch.tensor(r) for r in (0.1, 0.2, 0.3)))
+    found = attack(
+        loss, parts, radii, AdversarialConfig(attack_steps=0), torch.Generator().manual_seed(1)
+    )
+    start = attack(
+        lambda inputs: torch.stack([part.sum() for part in inputs]).sum() * 0, parts, radii,
+        AdversarialConfig(), torch.Generator().manual_seed(1),
+    )  # fmt: skip
+    for delta, same, radius in zip(found, start, radii, strict=True):
+        torch.testing.assert_close(delta, same)
+        assert 0.5 * radius < delta.abs().max() <= radius
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"visual": -0.1}, "at least 0"),
-        ({"attack_steps": 0}, "1 is FGSM"),
+        ({"attack_steps": -1}, "1 is FGSM"),
         ({"radii": "none"}, "radii must be one of"),
         ({"perturb_action": "none"}, "perturb_action must be one of"),
     ],

@@ -24,7 +24,8 @@ class AdversarialConfig:
     radii: "adaptive" takes them from each batch, "fixed" from the first batch for good.
     perturb_action: "raw" perturbs the model actions, "embedding" what the predictor makes of them
         before they meet the latents.
-    attack_steps: 1 is FGSM, more is PGD.
+    attack_steps: 1 is FGSM, more is PGD; 0 leaves the uniform start as it is, random noise in the
+        same box, which tells what the attack adds to it.
     step_size: length of an attack step in radii.
     """
 
@@ -42,8 +43,10 @@ class AdversarialConfig:
                 "visual, proprio and action must be at least 0 and step_size above 0, got "
                 f"{self.visual}, {self.proprio}, {self.action} and {self.step_size}"
             )
-        if self.attack_steps < 1:
-            raise ValueError(f"attack_steps must be at least 1, got {self.attack_steps}; 1 is FGSM")
+        if self.attack_steps < 0:
+            raise ValueError(
+                f"attack_steps must be at least 0, got {self.attack_steps}; 1 is FGSM, 0 is noise"
+            )
         for name, value, choices in (
             ("radii", self.radii, ("fixed", "adaptive")),
             ("perturb_action", self.perturb_action, ("raw", "embedding")),
@@ -84,7 +87,8 @@ def attack(
     config: AdversarialConfig,
     generator: torch.Generator,
 ) -> Parts:
-    """Perturbations δ with |δ| ≤ ε everywhere that raise `loss(inputs + δ)`; they carry no graph.
+    """Perturbations δ with |δ| ≤ ε everywhere that raise `loss(inputs + δ)`, random ones with no
+    attack steps; they carry no graph.
 
     loss: of perturbed inputs, summed or averaged over the batch.
     """
