@@ -27,7 +27,10 @@ METHODS: dict[str, dict[str, Any]] = {
 FROM_ZEROS = GradientConfig("adam", learning_rate=0.2, steps=50, init="zeros")
 # The best for Adam from zeros on validation episodes, of those in reproduce.py's ablations; not
 # searched for elsewhere.
-RADII = {"point_maze": AdversarialConfig(visual=0.0, proprio=0.0, action=0.5)}
+RADII = {
+    "point_maze": AdversarialConfig(visual=0.0, proprio=0.0, action=0.5),
+    "wall": AdversarialConfig(visual=0.0, proprio=0.0, action=0.2),
+}
 # Per task: how the agent acts in the simulator.
 CHEAP = GradientConfig(steps=15, restarts=4, learning_rate=0.1)
 CHEAPEST = GradientConfig(steps=6, restarts=2, warm_steps=3, learning_rate=0.1)
