@@ -149,12 +149,13 @@ def play(
     episodes: int,
     open_loop: bool,
     goal_steps: int | None = None,
-    seed: int = 0,
+    **options: int,
 ) -> EvaluationReport:
-    """Evaluate on the held-out episodes, which are the same for all."""
-    kwargs: dict[str, Any] = {}
+    """Evaluate on the held-out episodes, which are the same for all; options: evaluate()'s seed and
+    num_envs."""
+    kwargs: dict[str, Any] = dict(options)
     if goal_steps is not None:
         kwargs |= {"goal_steps": goal_steps, "max_episode_steps": 2 * goal_steps}
     if open_loop:
         kwargs["max_episode_steps"] = agent.config.horizon * agent.model.config.frameskip
-    return evaluate(agent, agent.model.config.env_id, episodes, seed, **kwargs)
+    return evaluate(agent, agent.model.config.env_id, episodes, **kwargs)

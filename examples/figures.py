@@ -270,9 +270,9 @@ def efficiency(rows: dict[str, Any]) -> Figure:
                 if owner == model:
                     lines.setdefault(planner, []).append(row)
             for planner, found in lines.items():
-                error_line(axis, planner, sorted(found, key=lambda row: row["median_ms"]))
+                error_line(axis, planner, sorted(found, key=lambda row: row["ms_alone"]))
             axis.set(title=f"{TITLES[task]}, {model}", xscale="log", ylim=(0, 1))
-            axis.set(xlabel="milliseconds per decision", ylabel="success")
+            axis.set(xlabel="milliseconds per decision, one environment", ylabel="success")
             axis.xaxis.set_minor_formatter(NullFormatter())
             axis.legend(fontsize=7, loc="lower right")
     return figure
@@ -280,7 +280,7 @@ def efficiency(rows: dict[str, Any]) -> Figure:
 
 def error_line(axis: Axes, planner: str, found: list[Any]) -> None:
     """A planner's budgets, with intervals."""
-    ms = [row["median_ms"] for row in found]
+    ms = [row["ms_alone"] for row in found]
     rate = np.array([row["success_rate"] for row in found])
     low, high = (np.array([row[k] for row in found]) for k in ("success_low", "success_high"))
     axis.errorbar(
@@ -328,8 +328,9 @@ def draw_radii(axis: Axes, kind: str, named: dict[str, Any]) -> None:
     if image.size:
         axis.imshow(image, vmin=0, vmax=1, cmap="viridis", origin="lower")
         for (i, j), value in np.ndenumerate(image):
-            color = "black" if value > 0.7 else "white"
-            axis.text(j, i, f"{value:.0%}", ha="center", va="center", color=color)
+            if not np.isnan(value):
+                color = "black" if value > 0.7 else "white"
+                axis.text(j, i, f"{value:.0%}", ha="center", va="center", color=color)
     axis.set(xlabel="λ action", ylabel="λ latent")
     axis.set_xticks(range(len(action)), [f"{a:g}" for a in action])
     axis.set_yticks(range(len(latent)), [f"{v:g}" for v in latent])

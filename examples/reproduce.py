@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import tyro
 from candidates import Candidates, play
-from comparison import GRADIENT_DESCENT_RATE, METHODS, SETTINGS
+from comparison import GRADIENT_DESCENT_RATE, METHODS, RADII, SETTINGS
 from pretrain import TASKS
 
 from gbp_agent import (
@@ -43,6 +43,7 @@ from gbp_agent import (
     MPPIConfig,
     MPPIPlanner,
     Planner,
+    WorldModelMPCAgent,
     bootstrap_interval,
     load_checkpoint,
 )
@@ -60,6 +61,7 @@ Mode = Literal["mpc", "open-loop"]
 LATENT_RADII, ACTION_RADII = (0.0, 0.05, 0.2, 0.5), (0.0, 0.05, 0.2, 0.5, 1.0)  # of the ablations
 ABLATION_EPISODES, ABLATION_SEED = 100, 100_000  # apart from the held-out episodes
 ABLATION_STEPS = 2500
+TIMED_EPISODES = 3
 ABLATION_CELLS: tuple[tuple[str, Mode], ...] = (
     ("gradient", "mpc"),
     ("adam", "mpc"),
@@ -227,10 +229,15 @@ def make_efficiency(args: Args, task: str) -> None:
     for name, planner in budgets.items():
         for model in (name for name in ("base", "online") if name in args.models):
             agent = args.candidates.agent(task, model, planner, whole=False)
-            ledger.add(
-                f"{task} {model} {name}",
-                lambda agent=agent: play(agent, ABLATION_EPISODES, False).summary(),
-            )
+            ledger.add(f"{task} {model} {name}", lambda agent=agent: success_and_time(agent))
+
+
+def success_and_time(agent: WorldModelMPCAgent) -> dict[str, Any]:
+    """Success on held-out episodes; `ms_alone`: median milliseconds per decision of one
+    environment, on other episodes."""
+    success = play(agent, ABLATION_EPISODES, False).summary()
+    alone = play(agent, TIMED_EPISODES, False, seed=ABLATION_SEED, num_envs=1)
+    return {**success, "ms_alone": alone.planning.median_ms}
 
 
 def make_ablations(args: Args, task: str) -> None:
@@ -245,7 +252,7 @@ def make_ablations(args: Args, task: str) -> None:
 
         ledger.add(f"{task} {name}", measure)
 
-    for name, config in attacks().items():
+    for name, config in attacks(task).items():
         run = f"ablation-{name.replace(' ', '-')}"
         settings = {"method": "adversarial", "adversarial": config, "steps": ABLATION_STEPS}
         args.candidates.train(task, run, settings)
@@ -264,8 +271,8 @@ def make_ablations(args: Args, task: str) -> None:
     add("init zeros, no warm start mpc", "base", FromScratch(starts["init zeros"].config))
 
 
-def attacks() -> dict[str, AdversarialConfig]:
-    """What is compared, by name."""
+def attacks(task: str) -> dict[str, AdversarialConfig]:
+    """What is compared, by name: radii, and variants of the tuned attack."""
     found = {
         f"latent {latent:g} action {action:g}": AdversarialConfig(
             visual=latent, proprio=latent, action=action
@@ -273,9 +280,10 @@ def attacks() -> dict[str, AdversarialConfig]:
         for latent in LATENT_RADII
         for action in ACTION_RADII
     }
-    found["fixed radii"] = AdversarialConfig(radii="fixed")
-    found["adaptive radii"] = AdversarialConfig()
-    found["attack steps 3"] = AdversarialConfig(attack_steps=3)
+    tuned = RADII.get(task, AdversarialConfig())
+    found["fixed radii"] = replace(tuned, radii="fixed")
+    found["attack steps 0"] = replace(tuned, attack_steps=0)
+    found["attack steps 3"] = replace(tuned, attack_steps=3)
     return found
 
 
