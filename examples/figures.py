@@ -142,7 +142,8 @@ def compared(cells: Cells) -> list[tuple[tuple[str, str], tuple[str, str]]]:
         for control in CONTROLS
         if MODELS.index(control) < MODELS.index(model)
     ]
-    pairs += [((model, "gradient"), ("base", "cem")) for model in MODELS]
+    pairs += [((model, p), ("base", "cem")) for p in ("adam", "gradient") for model in MODELS]
+    pairs += [((model, "adam"), (model, "cem")) for model in MODELS[1:]]
     pairs += [((model, "gradient"), (model, "cem-tuned")) for model in MODELS]
     return [(a, b) for a, b in pairs if a in cells and b in cells]
 
