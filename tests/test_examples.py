@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partialmethod
 from importlib.util import find_spec
@@ -240,21 +241,29 @@ def test_reproduce_trains_a_base_model_that_is_not_shipped(
     assert args.candidates.checkpoint("wall-new", "base") == str(config.out / "checkpoint")
 
 
-def test_reproduce_finetunes_with_the_published_planner(
+@pytest.fixture
+def finetunings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+) -> Callable[..., list[FinetuneConfig]]:
+    """Settings with which reproduce.py would finetune models of Wall, into folders of tmp_path."""
     script = runpy.run_path(str(FOLDER / "reproduce.py"))
-    candidates, comparison = sys.modules["candidates"], sys.modules["comparison"]
+    candidates = sys.modules["candidates"]
     data = {"env_id": "gbp/Wall-v0", "episodes": 1, "steps": 2, "workers": 1}
     monkeypatch.setattr(candidates, "TASKS", {"wall": {"data": data}})
-    trained: list[FinetuneConfig] = []
-    monkeypatch.setattr(candidates, "finetune", trained.append)
-    args = script["Args"](
-        models=("online", "online-from-zeros"), runs=tmp_path, data=tmp_path, device="cpu"
-    )
-    script["make_models"](args, "wall")
-    own, published = trained
-    assert own.online == comparison.SETTINGS["wall"]["online"]
+
+    def of(*models: str) -> list[FinetuneConfig]:
+        trained: list[FinetuneConfig] = []
+        monkeypatch.setattr(candidates, "finetune", trained.append)
+        args = script["Args"](models=models, runs=tmp_path, data=tmp_path, device="cpu")
+        script["make_models"](args, "wall")
+        return trained
+
+    return of
+
+
+def test_reproduce_finetunes_with_the_published_planner(finetunings: Any, tmp_path: Path) -> None:
+    own, published = finetunings("online", "online-from-zeros")
+    assert own.online == sys.modules["comparison"].SETTINGS["wall"]["online"]
     assert published.online.planner.init == "zeros"
     assert published == replace(
         own,
@@ -264,30 +273,18 @@ def test_reproduce_finetunes_with_the_published_planner(
 
 
 def test_reproduce_finetunes_with_tuned_radii(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    finetunings: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    script = runpy.run_path(str(FOLDER / "reproduce.py"))
-    candidates = sys.modules["candidates"]
-    data = {"env_id": "gbp/Wall-v0", "episodes": 1, "steps": 2, "workers": 1}
-    monkeypatch.setattr(candidates, "TASKS", {"wall": {"data": data}})
-    trained: list[FinetuneConfig] = []
-    monkeypatch.setattr(candidates, "finetune", trained.append)
-    args = script["Args"](
-        models=("adversarial", "adversarial-tuned", "noise"),
-        runs=tmp_path,
-        data=tmp_path,
-        device="cpu",
-    )
     wide = AdversarialConfig(visual=0.3, proprio=0.2, action=0.7)
-    for radii in ({}, {"wall": wide}):  # where none were searched for: the published ones
-        monkeypatch.setattr(candidates, "RADII", radii)
-        script["make_models"](args, "wall")
-    own, same, small, again, tuned, noise = trained
-    assert small.adversarial == AdversarialConfig(attack_steps=0)
-    assert noise.adversarial == replace(wide, attack_steps=0)
-    assert own.adversarial == AdversarialConfig() == same.adversarial
-    assert again == own
+    monkeypatch.setattr(sys.modules["candidates"], "RADII", {"wall": wide})
+    own, tuned, noise = finetunings("adversarial", "adversarial-tuned", "noise")
+    assert own.adversarial == AdversarialConfig()
     assert tuned == replace(own, out=tmp_path / "wall-adversarial-tuned", adversarial=wide)
+    assert noise.adversarial == replace(wide, attack_steps=0)
+    # Where none were searched for they are the published ones.
+    monkeypatch.setattr(sys.modules["candidates"], "RADII", {})
+    (same,) = finetunings("adversarial-tuned")
+    assert same.adversarial == AdversarialConfig()
 
 
 def test_reproduce_takes_shipped_models(tmp_path: Path) -> None:
