@@ -255,9 +255,10 @@ def make_ablations(args: Args, task: str) -> None:
     for name, config in attacks(task).items():
         run = f"ablation-{name.replace(' ', '-')}"
         settings = {"method": "adversarial", "adversarial": config, "steps": ABLATION_STEPS}
-        args.candidates.train(task, run, settings)
-        for planner, mode in ABLATION_CELLS:
-            cell = f"{planner} {mode} {name}"
+        cells = {f"{planner} {mode} {name}": (planner, mode) for planner, mode in ABLATION_CELLS}
+        if any(f"{task} {cell}" not in ledger.rows for cell in cells):
+            args.candidates.train(task, run, settings)
+        for cell, (planner, mode) in cells.items():
             add(cell, run, columns[planner].planner, open_loop=mode == "open-loop")
     base, _ = load_checkpoint(args.candidates.checkpoint(task, "base"))
     starts = {

@@ -464,7 +464,11 @@ def test_reproduce_ablations_and_efficiency(
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     assert not seen[0].any()
+    # A second call makes and trains nothing again, even where the runs are gone.
     played.clear()
+    script["main"](replace(args, stages=("ablations",), runs=tmp_path / "gone"))
+    assert played == []
+    assert not (tmp_path / "gone").exists()
     script["main"](replace(args, stages=("efficiency", "figures"), models=("base",)))
     rows = json.loads((out / "efficiency.json").read_text())
     assert {episodes for _, episodes, _, _ in played} == {100}
