@@ -14,11 +14,11 @@ from comparison import (
     RADII,
     SETTINGS,
     SHARED,
+    TUNED,
 )
 from pretrain import TASKS, data_folder
 
 from gbp_agent import (
-    AdversarialConfig,
     CEMConfig,
     CEMPlanner,
     EvaluationReport,
@@ -108,9 +108,8 @@ class Candidates:
         chosen = {**SHARED, **SETTINGS[task], **settings}
         if name == "online-from-zeros":
             chosen["online"] = replace(chosen["online"], planner=FROM_ZEROS)
-        if name in ("adversarial-tuned", "noise"):
-            attack = RADII.get(task, AdversarialConfig())
-            chosen["adversarial"] = replace(attack, attack_steps=int(name != "noise"))
+        if name in TUNED:
+            chosen["adversarial"] = replace(RADII[task], attack_steps=int(name != "noise"))
         finetune(FinetuneConfig(model=self.checkpoint(task, "base"), **chosen, **shared))
 
     def columns(self, task: str) -> dict[str, Column]:

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import tyro
 from candidates import Candidates, play
-from comparison import GRADIENT_DESCENT_RATE, METHODS, RADII, SETTINGS
+from comparison import GRADIENT_DESCENT_RATE, METHODS, RADII, SETTINGS, TUNED
 from pretrain import TASKS
 
 from gbp_agent import (
@@ -103,6 +103,10 @@ class Args:
     def candidates(self) -> Candidates:
         return Candidates(self.data, self.runs, self.device, self.horizon)
 
+    def models_of(self, task: str) -> tuple[str, ...]:
+        """The rows that there are for this task: tuned radii only where they were searched for."""
+        return tuple(name for name in self.models if name not in TUNED or task in RADII)
+
 
 class FromScratch(GradientPlanner):
     """Begins every plan as if there were none to go on with."""
@@ -140,14 +144,14 @@ class Ledger:
 
 def make_models(args: Args, task: str) -> None:
     args.candidates.train_base(task)
-    for name in args.models:
+    for name in args.models_of(task):
         if name != "base":
             args.candidates.train(task, name, METHODS[name])
 
 
 def make_table(args: Args, task: str) -> None:
     for name, column in args.candidates.columns(task).items():
-        for model in args.models:
+        for model in args.models_of(task):
             for mode in args.modes:
                 open_loop = mode == "open-loop"
                 file = args.out / "table" / f"{task}-{model}-{name}-{mode}.json"
@@ -165,7 +169,7 @@ def make_gap(args: Args, task: str) -> None:
     ledger = Ledger(args.out / "gap.json")
     planner = args.candidates.columns(task)["adam"].planner
     with Simulator(TASKS[task]["data"]["env_id"], os.cpu_count() or 1) as simulator:
-        for model in args.models:
+        for model in args.models_of(task):
             agent = args.candidates.agent(task, model, planner, whole=True)
             windows = data.windows(
                 agent.config.horizon + 1, agent.model.config.frameskip, data.split()[1]
@@ -188,7 +192,7 @@ def make_landscape(args: Args, task: str) -> None:
     data = args.candidates.dataset(task)
     ledger = Ledger(args.out / "landscape.json")
     planner = args.candidates.columns(task)["adam"].planner
-    for model in args.models:
+    for model in args.models_of(task):
         agent = args.candidates.agent(task, model, planner, whole=True)
         frameskip = agent.model.config.frameskip
         windows = data.windows(agent.config.horizon + 1, frameskip, data.split()[1])
@@ -289,7 +293,7 @@ def attacks(task: str) -> dict[str, AdversarialConfig]:
 
 
 def make_cards(args: Args, task: str) -> None:
-    for model in args.models:
+    for model in args.models_of(task):
         card = Path(args.candidates.checkpoint(task, model)) / "README.md"
         if model == "base" or not card.exists():
             continue

@@ -276,15 +276,15 @@ def test_reproduce_finetunes_with_tuned_radii(
     finetunings: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     wide = AdversarialConfig(visual=0.3, proprio=0.2, action=0.7)
-    monkeypatch.setattr(sys.modules["candidates"], "RADII", {"wall": wide})
+    monkeypatch.setitem(sys.modules["comparison"].RADII, "wall", wide)
     own, tuned, noise = finetunings("adversarial", "adversarial-tuned", "noise")
     assert own.adversarial == AdversarialConfig()
     assert tuned == replace(own, out=tmp_path / "wall-adversarial-tuned", adversarial=wide)
     assert noise.adversarial == replace(wide, attack_steps=0)
-    # Where none were searched for they are the published ones.
-    monkeypatch.setattr(sys.modules["candidates"], "RADII", {})
-    (same,) = finetunings("adversarial-tuned")
-    assert same.adversarial == AdversarialConfig()
+    # Where none were searched for there are no such models.
+    monkeypatch.delitem(sys.modules["comparison"].RADII, "wall")
+    (same,) = finetunings("adversarial", "adversarial-tuned", "noise")
+    assert same == own
 
 
 def test_reproduce_takes_shipped_models(tmp_path: Path) -> None:
@@ -438,9 +438,8 @@ def test_reproduce_ablations_and_efficiency(
     )  # fmt: skip
     script["main"](args)
     rows = json.loads((out / "ablations.json").read_text())
-    assert (
-        len(rows) == len(played) == 3 * (4 + 3) + 7
-    )  # the tiny model has no initialisation network
+    # Attacks with three agents each, and starts: the tiny model has no initialisation network.
+    assert len(rows) == len(played) == 3 * (4 + 3) + 7
     assert {(episodes, seed) for _, episodes, _, seed in played} == {(100, 100_000)}
     by_name = dict(zip(rows, played, strict=True))
     config = by_name["wall adam mpc latent 0.2 action 0"][0].planner.config
