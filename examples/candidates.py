@@ -56,12 +56,14 @@ class Candidates:
 
     data: folder of the datasets, one per task. runs: of the finetuning runs, TASK-METHOD. device:
     where to train and to plan. horizon: model steps of a plan; the model's own number if None.
+    seed: of the finetuning.
     """
 
     data: Path
     runs: Path
     device: str = "cpu"
     horizon: int | None = None
+    seed: int = 0
 
     def dataset(self, task: str) -> TrajectoryDataset:
         """The data that the base model was trained on."""
@@ -104,7 +106,8 @@ class Candidates:
         more = name == "more-data"
         data = (self.more_data if more else self.dataset)(task).folder
         latents = self.runs / f"{task}{'-more' if more else ''}-latents.npy"
-        shared = {"data": data, "out": out, "latents": latents, "device": self.device}
+        shared = {"data": data, "out": out, "latents": latents}
+        shared |= {"device": self.device, "seed": self.seed}
         chosen = {**SHARED, **SETTINGS[task], **settings}
         if name == "online-from-zeros":
             chosen["online"] = replace(chosen["online"], planner=FROM_ZEROS)

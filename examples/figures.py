@@ -210,6 +210,13 @@ def panels(count: int, height: float = 3.6, rows: int = 1) -> tuple[Figure, np.n
     )
 
 
+def filled(line: np.ndarray, count: int) -> np.ndarray:
+    """The first panels of a row; the others are left blank."""
+    for axis in line[count:]:
+        axis.set_axis_off()
+    return line[:count]
+
+
 def gap(rows: dict[str, Any]) -> Figure:
     """One-step model error along expert and planner trajectories, per model."""
     tasks = by_task(rows)
@@ -231,17 +238,14 @@ def gap(rows: dict[str, Any]) -> Figure:
 
 
 def landscape(rows: dict[str, Any]) -> Figure:
-    """Cost slices round the expert's plan: one row per task, one column per model."""
+    """Cost slices round the expert's plan: a row per task, a panel for each of its models."""
     tasks = by_task(rows)
-    names = [name for name in MODELS if any(name in models for models in tasks.values())]
-    figure, axes = panels(len(names), 3.4, len(tasks))
+    figure, axes = panels(max(len(models) for models in tasks.values()), 3.4, len(tasks))
     for line, (task, models) in zip(axes, tasks.items(), strict=True):
         costs = [np.log10(np.array(row["cost"]) + 1e-4) for row in models.values()]
         levels = np.linspace(min(c.min() for c in costs), max(c.max() for c in costs), 24)
-        for axis, name in zip(line, names, strict=True):
-            if name not in models:
-                axis.set_axis_off()
-                continue
+        names = [name for name in MODELS if name in models]
+        for axis, name in zip(filled(line, len(names)), names, strict=True):
             row = models[name]
             axis.contourf(
                 row["axis"], row["axis"], np.log10(np.array(row["cost"]) + 1e-4), levels,
@@ -259,18 +263,18 @@ def landscape(rows: dict[str, Any]) -> Figure:
 
 
 def efficiency(rows: dict[str, Any]) -> Figure:
-    """Success against milliseconds per decision: one row per task, one column per model."""
-    tasks = by_task(rows)
-    models = list(dict.fromkeys(name.split(" ")[0] for named in tasks.values() for name in named))
-    figure, axes = panels(len(models), 3.4, len(tasks))
-    for line, (task, named) in zip(axes, tasks.items(), strict=True):
-        for axis, model in zip(line, models, strict=True):
-            lines: dict[str, list[Any]] = {}
-            for name, row in named.items():
-                owner, planner, _ = name.split(" ")
-                if owner == model:
-                    lines.setdefault(planner, []).append(row)
-            for planner, found in lines.items():
+    """Success against milliseconds per decision: one row per task, with a panel for each of its
+    models. Names are "MODEL PLANNER BUDGET"."""
+    tasks: dict[str, dict[str, dict[str, list[Any]]]] = {}  # rows by task, model and planner
+    for task, named in by_task(rows).items():
+        for name, row in named.items():
+            model, planner, _ = name.split(" ")
+            lines = tasks.setdefault(task, {}).setdefault(model, {})
+            lines.setdefault(planner, []).append(row)
+    figure, axes = panels(max(len(models) for models in tasks.values()), 3.4, len(tasks))
+    for line, (task, models) in zip(axes, tasks.items(), strict=True):
+        for axis, (model, planners) in zip(filled(line, len(models)), models.items(), strict=True):
+            for planner, found in planners.items():
                 error_line(axis, planner, sorted(found, key=lambda row: row["ms_alone"]))
             axis.set(title=f"{TITLES[task]}, {model}", xscale="log", ylim=(0, 1))
             axis.set(xlabel="milliseconds per decision, one environment", ylabel="success")

@@ -61,7 +61,7 @@ Mode = Literal["mpc", "open-loop"]
 LATENT_RADII, ACTION_RADII = (0.0, 0.05, 0.2, 0.5), (0.0, 0.05, 0.2, 0.5, 1.0)  # of the ablations
 ABLATION_EPISODES, ABLATION_SEED = 100, 100_000  # apart from the held-out episodes
 ABLATION_STEPS = 2500
-TIMED_EPISODES = 3
+TIMED_EPISODES, TIMED_MODELS = 3, ("base", "online", "adversarial-tuned")
 ABLATION_CELLS: tuple[tuple[str, Mode], ...] = (
     ("gradient", "mpc"),
     ("adam", "mpc"),
@@ -90,6 +90,8 @@ class Args:
     for the agent, instead of the environment's; wants an --out of its own."""
     horizon: int | None = None
     """Model steps of a plan, instead of the model's own number; wants an --out of its own."""
+    seed: int = 0
+    """Of the finetuning; another one wants --runs and an --out of its own."""
     data: Path = Path("data")
     """Folder of the datasets, one per task, collected where missing."""
     runs: Path = Path("runs/evidence")
@@ -101,7 +103,7 @@ class Args:
 
     @property
     def candidates(self) -> Candidates:
-        return Candidates(self.data, self.runs, self.device, self.horizon)
+        return Candidates(self.data, self.runs, self.device, self.horizon, self.seed)
 
     def models_of(self, task: str) -> tuple[str, ...]:
         """The rows that there are for this task: tuned radii only where they were searched for."""
@@ -231,7 +233,7 @@ def make_efficiency(args: Args, task: str) -> None:
         budgets[f"gradient {steps}"] = GradientPlanner(config)
     ledger = Ledger(args.out / "efficiency.json")
     for name, planner in budgets.items():
-        for model in (name for name in ("base", "online") if name in args.models):
+        for model in (name for name in TIMED_MODELS if name in args.models_of(task)):
             agent = args.candidates.agent(task, model, planner, whole=False)
             ledger.add(f"{task} {model} {name}", lambda agent=agent: success_and_time(agent))
 
@@ -312,10 +314,12 @@ def spread(values: torch.Tensor) -> dict[str, float]:
 
 def main(args: Args) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if (args.goal_steps, args.horizon) != (None, None) and args.out == Args.out:
+    if (args.goal_steps, args.horizon, args.seed) != (None, None, 0) and args.out == Args.out:
         raise SystemExit(
-            "other goals or horizons are other rows: name a folder for them with --out"
+            "other goals, horizons or seeds are other rows: name a folder for them with --out"
         )
+    if args.seed != 0 and args.runs == Args.runs:
+        raise SystemExit("another seed trains other models: name a folder for them with --runs")
     makers = {
         "models": make_models,
         "table": make_table,

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partialmethod
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import imageio.v2 as imageio
@@ -332,11 +333,28 @@ def test_reproduce_with_another_horizon(
     )
 
 
-@pytest.mark.parametrize("option", ["goal_steps", "horizon"])
+@pytest.mark.parametrize("option", ["goal_steps", "horizon", "seed"])
 def test_reproduce_does_not_mix_rows(option: str) -> None:
     script = runpy.run_path(str(FOLDER / "reproduce.py"))
     with pytest.raises(SystemExit, match="with --out"):
         script["main"](script["Args"](tasks=(), **{option: 10}))
+
+
+def test_reproduce_trains_another_seed(
+    wall: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = runpy.run_path(str(FOLDER / "reproduce.py"))
+    with pytest.raises(SystemExit, match="with --runs"):
+        script["main"](script["Args"](tasks=(), seed=1, out=tmp_path))
+    started: list[FinetuneConfig] = []
+    monkeypatch.setitem(vars(sys.modules["candidates"]), "finetune", started.append)
+    monkeypatch.setattr(
+        sys.modules["candidates"].Candidates, "dataset", lambda *_: SimpleNamespace(folder=wall)
+    )
+    for seed in (0, 1):
+        args = script["Args"](seed=seed, runs=tmp_path)
+        args.candidates.train("wall", "offline", {"method": "offline"})
+    assert [config.seed for config in started] == [0, 1]
 
 
 def test_reproduce_goes_on_where_it_stopped(
