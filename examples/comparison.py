@@ -29,6 +29,7 @@ FROM_ZEROS = GradientConfig("adam", learning_rate=0.2, steps=50, init="zeros")
 # searched for elsewhere, so that there are no models with TUNED radii there.
 TUNED = ("adversarial-tuned", "noise")
 RADII = {
+    "pusht": AdversarialConfig(visual=0.0, proprio=0.0, action=0.2),
     "point_maze": AdversarialConfig(visual=0.0, proprio=0.0, action=0.5),
     "wall": AdversarialConfig(visual=0.0, proprio=0.0, action=0.2),
 }

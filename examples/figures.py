@@ -310,6 +310,9 @@ def radii(rows: dict[str, Any]) -> Figure:
             draw_radii(axis, f"{planner} {mode} latent", named)
             axis.set_title(f"{TITLES[task]}: {PLANNERS[planner]}, {MODES[mode]}", fontsize=10)
         others = {name: row for name, row in named.items() if " latent " not in name}
+        if not others:
+            line[-1].set_axis_off()
+            continue
         rate, low, high = (
             np.array([row[f"success_{key}"] for row in others.values()])
             for key in ("rate", "low", "high")

@@ -58,7 +58,7 @@ Stage = Literal[
 STAGES: tuple[Stage, ...] = get_args(Stage)
 Mode = Literal["mpc", "open-loop"]
 
-LATENT_RADII, ACTION_RADII = (0.0, 0.05, 0.2, 0.5), (0.0, 0.05, 0.2, 0.5, 1.0)  # of the ablations
+LATENT_RADII, ACTION_RADII = (0.0, 0.05, 0.2), (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)  # of ablations
 ABLATION_EPISODES, ABLATION_SEED = 100, 100_000  # apart from the held-out episodes
 ABLATION_STEPS = 2500
 TIMED_EPISODES, TIMED_MODELS = 3, ("base", "online", "adversarial-tuned")
