@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 .PHONY: demo test check format docs clean
 
 # Runs the shipped PushT agent: prints its success, milliseconds per decision and the video's path.
+# One thread is as fast beside another busy program as alone; several wait for one another there.
 demo: $(VENV)/.installed
-	$(BIN)/python examples/quickstart.py
+	OMP_NUM_THREADS=1 $(BIN)/python examples/quickstart.py
 
 # Every check: style, types, tests; those of PushT once more with the older pymunk.
 test: check $(VENV)/pymunk6
