@@ -28,9 +28,10 @@ from .normalize import ActionNormalizer, Standardizer
 from .types import Latent
 from .world_model import LatentWorldModel, WorldModelConfig, checkpointed, repeat_rows
 
-WORKING_MEMORY = 2**30
-"""Bytes that roll-outs without gradients may take beside the weights. More is no faster: a plan of
-DINO-WM's model keeps hundreds of tokens busy."""
+WORKING_MEMORY = {"cpu": 2**27}
+"""Bytes that roll-outs without gradients may take beside the weights; 2**30 on other devices. A
+plan of DINO-WM's model keeps hundreds of tokens busy, and on a processor, where large tensors are
+fetched from the system anew each time, 46 at once take a fifth longer than 5."""
 
 DINO = "vit_small_patch14_dinov2.lvd142m"
 
@@ -163,7 +164,8 @@ class PatchWorldModel(LatentWorldModel):
         shape, vit = self.config, self.predictor.vit
         tokens, width = vit.position.shape[1:]
         of_token = 4 * width + max(8 * shape.heads * shape.head_width, 2 * shape.mlp_width)
-        return max(1, WORKING_MEMORY // (4 * shape.history * tokens * of_token))
+        most = WORKING_MEMORY.get(self.device.type, 2**30)
+        return max(1, most // (4 * shape.history * tokens * of_token))
 
     def encode(self, pixels: Tensor, proprio: Tensor) -> Latent:
         visual = self.encoder(pixels.flatten(0, -4))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from gbp_agent import PatchConfig, PatchWorldModel
 from gbp_agent.networks import PatchDecoder, PatchEncoder
-from gbp_agent.networks.frame_causal import FrameCausalViT
+from gbp_agent.networks.frame_causal import FrameCausalViT, attend
 from gbp_agent.patch import load_encoder
 from gbp_agent.types import Latent
 
@@ -59,6 +59,34 @@ def test_transformer_equals_masked_attention(count: int) -> None:
     vit = FrameCausalViT(4, 12, 3, depth=2, heads=3, head_width=5, mlp_width=16, dropout=0.1)
     x = torch.randn(2, count, 4, 12, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(vit.eval()(x), plain_transformer(vit, x)[:, -1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_and_its_gradient(dtype: torch.dtype) -> None:
+    """Within what rounding to the type does, also where autocast is on."""
+    random = torch.Generator().manual_seed(1)
+    shapes = ((2, 3, 5, 8), (2, 3, 7, 8), (2, 3, 7, 8), (2, 3, 5, 8))
+    q, k, v, upstream = (torch.randn(shape, generator=random).to(dtype) for shape in shapes)
+
+    def outcome(given: tuple[Tensor, ...], attention: Any) -> tuple[Tensor, ...]:
+        leaves = [part.clone().requires_grad_(True) for part in given]
+        out = attention(*leaves)
+        return (out, *torch.autograd.grad(out, leaves, upstream.to(out.dtype)))
+
+    exact = outcome((q.double(), k.double(), v.double()), F.scaled_dot_product_attention)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found = outcome((q, k, v), attend)
+    tolerance = 4 * torch.finfo(dtype).eps
+    for part, expected in zip(found, exact, strict=True):
+        assert part.dtype == dtype
+        torch.testing.assert_close(part.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_attention_drops_out() -> None:
+    ones = torch.ones(1, 1, 400, 8, dtype=torch.bfloat16)
+    dropped = attend(ones, ones, ones, dropout=0.5)
+    assert dropped.std() > 0.02
+    assert dropped.float().mean() == pytest.approx(1, abs=0.05)
 
 
 def test_rollout_equals_the_published_loop(make_patch_model: Any) -> None:

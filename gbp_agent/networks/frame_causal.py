@@ -10,6 +10,20 @@ KeysValues = tuple[Tensor, Tensor]
 """Keys and values (N, heads, c·P, d) of c frames."""
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """Scaled dot-product attention of queries (N, heads, c, d) over keys and values (N, heads, e,
+    d), unmasked → (N, heads, c, d).
+
+    Products of bfloat16 on a processor are written out: torch's fused kernel there takes twice as
+    long as its matrix products, and the backward nearly three times (torch 2.15).
+    """
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or dropout:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    with torch.autocast("cpu", enabled=False):  # it would have the softmax in float32
+        weight = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        return weight.softmax(-1) @ v
+
+
 class Attention(nn.Module):
     """Multi-head attention, pre-norm; tokens see their own frame and earlier ones."""
 
@@ -27,24 +41,26 @@ class Attention(nn.Module):
         """Tokens (N, t, P, W) → what is added to those of the last `wanted` frames, (N, wanted, P,
         W), and the keys and values of all. past: those of the frames before, of B ≤ N rows that
         are the same for N/B rows in a row each."""
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)  # (N, heads, t, P, d)
-            for part in self.to_qkv(self.norm(x)).chunk(3, -1)
-        )
-        frames, own = x.shape[1], (k.flatten(2, 3), v.flatten(2, 3))
+        parts = self.to_qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1))
+        # (N, heads, t·P, d) each, and dense, so that no product below has to copy its frames.
+        q, k, v = parts.permute(3, 0, 4, 1, 2, 5).contiguous().flatten(3, 4)
+        frames, tokens, own = x.shape[1], x.shape[2], (k, v)
         keys, values = own if past is None else map(_after, past, own)
         rate = self.dropout if self.training else 0.0
         # A frame at a time, so that no mask is needed and nothing is computed that one would hide.
-        ends = [keys.shape[2] - (frames - 1 - i) * x.shape[2] for i in range(frames)]
+        ends = [keys.shape[2] - (frames - 1 - i) * tokens for i in range(frames)]
         found = [
-            F.scaled_dot_product_attention(
-                q[:, :, i], keys[:, :, : ends[i]], values[:, :, : ends[i]], dropout_p=rate
-            )
+            attend(
+                q[:, :, i * tokens : (i + 1) * tokens],
+                keys[:, :, : ends[i]],
+                values[:, :, : ends[i]],
+                rate,
+            ).transpose(1, 2)
             for i in range(frames - wanted, frames)
         ]
         if not found:
             return x[:, :0], own
-        joined = torch.stack(found, 2).permute(0, 2, 3, 1, 4).flatten(3)  # (N, wanted, P, heads·d)
+        joined = torch.stack(found, 1).flatten(3)  # (N, wanted, P, heads·d)
         return self.drop(self.out(joined)), own
 
 
