@@ -3,7 +3,7 @@
     python examples/benchmark_patch.py --threads 2 --json results/benchmark-patch.json
 
 The weights are random: they do not matter for the time, and neither needs the network. Both loops
-have the same weights, frames, goal and plans, and their costs are compared before they are timed.
+have the same weights, frames, goal and plans, and their costs and gradients are compared.
 
 Peak memory is that of whole decisions, each in a process of its own, with the default bounds: one
 iteration of CEM, since the others need no more, and a gradient step with and without activation
@@ -136,18 +136,24 @@ def speed(args: Args, config: PatchConfig) -> dict[str, Any]:
     )
     plain_sample /= args.samples
     expected = published_loop.sampled_costs(model, given, goal, plans)
+    one = plan.detach().clone()[None]
+    published_loop.gradient_step(model, given, goal, plan, optimizer)
+    assert plan.grad is not None
+    direction = plan.grad.flatten()
     model.requires_grad_(False)
     model.zero_grad(set_to_none=True)
-    one = plan.detach()[None]
     figures: dict[str, Any] = {
         "tokens": model.tokens, "samples": args.samples,
         "plain": {"gradient_step": plain_step, "sample": plain_sample},
     }  # fmt: skip
 
     print(f"\n{model.tokens} tokens\n")
-    print("| loop | gradient step, ms | ratio | sample, ms | ratio | error of the cost |")
-    print("|---|---|---|---|---|---|")
-    print(f"| plain | {1e3 * plain_step:.0f} | 1 | {1e3 * plain_sample:.0f} | 1 | |")
+    print(
+        "| loop | gradient step, ms | ratio | sample, ms | ratio | error of the cost "
+        "| cosine of the gradients |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    print(f"| plain | {1e3 * plain_step:.0f} | 1 | {1e3 * plain_sample:.0f} | 1 | | |")
     for precision in args.precisions:
         agent = WorldModelMPCAgent(
             model, "gradient", GoalObjective(), MPCConfig(args.horizon, precision=precision)
@@ -155,16 +161,19 @@ def speed(args: Args, config: PatchConfig) -> dict[str, Any]:
         cost = agent.cost_of(start, given["past"], goal)
         found = evaluate(cost, plans[None])[0]
         error = float(((found - expected).abs() / expected.abs()).max())
+        gradient = cost_and_gradient(cost, one)[1].flatten()
+        cosine = float(torch.nn.functional.cosine_similarity(gradient, direction, 0))
         step = median_seconds(lambda cost=cost: cost_and_gradient(cost, one), args.repeats)
         each = median_seconds(lambda cost=cost: evaluate(cost, plans[None]), args.repeats)
         each /= args.samples
         figures[precision] = {
             "gradient_step": step, "gradient_ratio": plain_step / step,
             "sample": each, "sample_ratio": plain_sample / each, "relative_error": error,
+            "gradient_cosine": cosine,
         }  # fmt: skip
         print(
             f"| ours, {precision} | {1e3 * step:.0f} | {plain_step / step:.1f} "
-            f"| {1e3 * each:.0f} | {plain_sample / each:.1f} | {error:.1e} |",
+            f"| {1e3 * each:.0f} | {plain_sample / each:.1f} | {error:.1e} | {cosine:.4f} |",
             flush=True,
         )
     return figures

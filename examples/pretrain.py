@@ -104,7 +104,9 @@ WALL: dict[str, Any] = {
     "planning": {
         "mpc": {"precision": "auto", "action_limit": 2.0, "horizon": 8},
         "objective": {"frames": "all", "base": 3.0},
-        "planners": {"gradient": {"steps": 20, "restarts": 4, "learning_rate": 0.1}},
+        "planners": {
+            "gradient": {"steps": 20, "restarts": 4, "warm_steps": 5, "learning_rate": 0.1}
+        },
     },
 }
 # One push of many particles is one step. Blurred pictures differ the more, the further the
@@ -138,7 +140,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "planning": {
             "mpc": {"precision": "auto"},
             "objective": {"frames": "all", "base": 8.0, "proprio_weight": [1.0, 1.0, 0.0, 0.0]},
-            "planners": {"gradient": {"steps": 50, "restarts": 4}},
+            "planners": {"gradient": {"steps": 50, "restarts": 4, "warm_steps": 5}},
         },
     },
     "wall": WALL,
@@ -166,6 +168,11 @@ TASKS: dict[str, dict[str, Any]] = {
         **WALL,
         "data": {**WALL["data"], "episodes": 200},
         "dynamics": DynamicsConfig(steps=3000),
+        # Without warm_steps, as it was compared.
+        "planning": {
+            **WALL["planning"],
+            "planners": {"gradient": {"steps": 20, "restarts": 4, "learning_rate": 0.1}},
+        },
     },
     "wall-patch": {
         "data": WALL["data"],

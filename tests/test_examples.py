@@ -552,17 +552,18 @@ def test_benchmark_solvers_without_them(
 
 
 def test_benchmark_patch(run: Any, tmp_path: Path) -> None:
-    """The plain loop and the library's agree on what plans cost."""
+    """The plain loop and the library's agree on what plans cost and on where that falls."""
     printed = run(
         "benchmark_patch", "--encoder", "vit_tiny_patch16_224", "--encoder-size", 32, "--depth", 2,
-        "--horizon", 4, "--samples", 2, "--repeats", 1, "--precisions", "fp32", "--json", "b.json",
-        "--peak-samples", 4,
+        "--horizon", 4, "--samples", 2, "--repeats", 1, "--precisions", "fp32", "bf16", "--json",
+        "b.json", "--peak-samples", 4,
     )  # fmt: skip
     figures = json.loads((tmp_path / "b.json").read_text())
     assert "| ours, fp32 |" in printed
     assert printed.count("| gradient, checkpointed |") == 1
     assert 0.1 < figures["peaks"]["cem, 4 samples"]["peak_gib"] < 4
-    assert figures["fp32"]["relative_error"] < 1e-5
+    assert figures["fp32"]["relative_error"] < 1e-5 < figures["bf16"]["relative_error"] < 0.1
+    assert figures["fp32"]["gradient_cosine"] > 0.99999 > figures["bf16"]["gradient_cosine"] > 0.98
     assert figures["fp32"]["gradient_ratio"] == pytest.approx(
         figures["plain"]["gradient_step"] / figures["fp32"]["gradient_step"]
     )
