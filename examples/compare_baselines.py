@@ -45,7 +45,7 @@ TITLES = {"pusht": "PushT", "point_maze": "PointMaze", "wall": "Wall"}
 # Environment steps that world models are trained on: the data's, and what the agent of an online
 # model acted out besides (rounds x trajectories x model steps x frameskip).
 DATA_STEPS = {"pusht": 400_000, "point_maze": 300_000, "wall": 400_000}
-ONLINE_STEPS = {"pusht": 128_000, "wall": 80_000}
+ONLINE_STEPS = {"pusht": 128_000, "point_maze": 64_000, "wall": 80_000}
 BASELINES = {"sac": "SAC + HER", "ppo": "PPO", "bc": "behaviour cloning"}
 SEES = {"sac": "state", "ppo": "state", "random": "nothing", "behavior": "state, no goal"}
 COLORS = {"sac": "#cc6677", "ppo": "#ddaa33", "bc": "#117733"}

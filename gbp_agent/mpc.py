@@ -15,9 +15,10 @@ class MPCConfig:
 
     horizon: H, model steps that are planned. execute: model steps that are acted out before the
     next plan, 1…H. action_limit: bound of a model action, in standard deviations of the training
-    data (the action space bounds it as well). precision: of the roll-outs. "bf16" is several
-    times faster on processors with matrix instructions for it, and slightly less exact; "auto"
-    takes it there and "fp32" elsewhere. proposals: at most so many of the model's proposals are
+    data (the action space bounds it as well). precision: of the roll-outs. "bf16" is slightly less
+    exact, and large patch models are about twice as fast with it on processors that multiply it
+    faster (AVX-512 BF16), more with matrix instructions (AMX, GPUs); "auto" takes it with the
+    latter alone, since small models gain nothing from the former. proposals: at most so many of the model's proposals are
     considered, the nearest ones where it has keys; None takes as many as it has.
     checkpoint_activations: for long horizons of large models, where memory runs out in gradient
     planning: backward computes every model step once more, instead of keeping what was computed
