@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from .planners.settings import planner_from_settings, settings_of
 from .precision import uses_bfloat16
 from .proposals import make_proposals
 from .report import EvaluationReport
-from .rollouts import in_parts, make_rollout
+from .rollouts import in_parts, rollouts_from
 from .state import AgentState
 from .types import CostFunction, Latent, Objective, Observation, Plan, Planner
 from .world_model import LatentWorldModel, repeat_rows
@@ -71,7 +72,7 @@ class WorldModelMPCAgent:
         self.device = model.device
         self.last_plan: Plan | None = None
         self._bfloat16 = uses_bfloat16(self.config.precision, self.device)
-        self._rollout = make_rollout(self.model, self.config)
+        self._rollouts_from = rollouts_from(self.model, self.config)
         self._noise = torch.Generator(self.device).manual_seed(seed)
         self._goal: Observation | np.ndarray | None = None
         self._state: AgentState | None = None
@@ -248,10 +249,16 @@ class WorldModelMPCAgent:
         start: Latent (B, T); past: (B, T-1, M), the model actions between; goal: Latent (B,).
         """
 
+        precision = partial(
+            torch.autocast, self.device.type, torch.bfloat16, enabled=self._bfloat16
+        )
+        with precision():
+            rollouts = self._rollouts_from(start, past)
+
         def cost(model_actions: Tensor) -> Tensor:
             samples = model_actions.shape[1]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-                predicted = self._rollout(start, past, model_actions.flatten(0, 1))
+            with precision():
+                predicted = rollouts(model_actions.flatten(0, 1))
             goals = Latent(*(repeat_rows(part, samples) for part in goal))
             return self.objective(predicted, goals).unflatten(0, (-1, samples))
 

@@ -10,7 +10,9 @@ Architecture: DINO-WM (arXiv 2411.04983).
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -180,22 +182,44 @@ class PatchWorldModel(LatentWorldModel):
         *,
         checkpoint_activations: bool = False,
     ) -> Latent:
-        # Frames that were seen, and whose actions are past, are the same for all plans and do not
-        # depend on them: each is passed through the network once for all plans of a start, for as
-        # long as it is within the history, and not differentiated in planning.
+        remembered = self._remember(start, past_actions)
+        return self._unroll(start, remembered, checkpoint_activations, model_actions)
+
+    def rollouts_from(
+        self, start: Latent, past_actions: Tensor, *, checkpoint_activations: bool = False
+    ) -> Callable[[Tensor], Latent]:
+        """`rollout` from these frames as a function of the plans alone, to be called many times in
+        a decision: what no plan changes is computed here, once, and is not differentiated."""
+        with torch.no_grad():
+            remembered = self._remember(start, past_actions)
+        return partial(self._unroll, start, remembered, checkpoint_activations)
+
+    def _remember(self, start: Latent, past_actions: Tensor) -> list[list[KeysValues]]:
+        """What the predictor remembers of the seen frames whose actions are past, for each model
+        step after which some of them are still within the history.
+
+        They are the same for all plans of a start and depend on none of them.
+        """
+        seen = self.predictor.merge(*start)[:, :-1]
+        embedded = self.predictor.embed(past_actions)
+        firsts = range(seen.shape[1])
+        return [self.predictor.remember(seen[:, i:], embedded[:, i:]) for i in firsts]
+
+    def _unroll(
+        self,
+        start: Latent,
+        remembered: list[list[KeysValues]],
+        checkpoint_activations: bool,
+        model_actions: Tensor,
+    ) -> Latent:
+        """Frames that follow the last one of `start`, given what is remembered of the others."""
         next_frame = checkpointed(self._next_frame) if checkpoint_activations else self._next_frame
-        plans = len(model_actions) // len(past_actions)
-        seen = self.predictor.merge(*start)  # (B, T, …)
-        known = seen.shape[1] - 1
-        past_embedded = self.predictor.embed(past_actions)
+        last = Latent(*(part[:, -1] for part in start))
         embedded = self.predictor.embed(model_actions)
-        frames = [repeat_rows(seen[:, -1], plans)]
+        frames = [repeat_rows(self.predictor.merge(*last), len(model_actions) // len(last.visual))]
         for step in range(model_actions.shape[1]):
-            first, past = known + step + 1 - self.history, None  # of the frames that are seen
-            if max(0, first) < known:
-                still = slice(max(0, first), known)
-                past = self.predictor.remember(seen[:, still], past_embedded[:, still])
-            moving = slice(max(0, first - known), step + 1)
+            past = remembered[step] if step < len(remembered) else None
+            moving = slice(max(0, step + 1 - self.history), step + 1)
             frames.append(next_frame(past, embedded[:, moving], *frames[moving]))
         return Latent(*self.predictor.separate(torch.stack(frames[1:], 1)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,26 +14,28 @@ from .planners.common import split_samples
 from .types import CostFunction, Latent
 from .world_model import LatentWorldModel
 
-
-class Rollout(Protocol):
-    """`WorldModel.rollout` as a function."""
-
-    def __call__(self, start: Latent, past_actions: Tensor, model_actions: Tensor) -> Latent: ...
+Rollouts = Callable[[Tensor], Latent]
+"""Plans (N, H, M) from known frames → the frames that follow, (N, H); see `WorldModel.rollout`."""
 
 
-def make_rollout(
+def rollouts_from(
     model: LatentWorldModel,
     config: MPCConfig,
     backend: str | Callable[..., Any] = "inductor",
-) -> Rollout:
-    """The model's roll-out as the settings want it: `checkpoint_activations`, `compile`.
+) -> Callable[[Latent, Tensor], Rollouts]:
+    """A function of frames and past actions, which returns the model's roll-outs from them as the
+    settings want these: `checkpoint_activations`, `compile`.
 
+    A model whose roll-outs share what no plan changes has `rollouts_from(start, past_actions)`.
     backend: of torch.compile.
     """
-    rollout: Rollout = model.rollout
+    sharing = getattr(model, "rollouts_from", None)
+    if sharing is not None and not config.compile:
+        return partial(sharing, checkpoint_activations=config.checkpoint_activations)
+    rollout: Callable[..., Latent] = model.rollout
     if config.checkpoint_activations:
         rollout = partial(model.rollout, checkpoint_activations=True)
-    return compiled(rollout, backend) if config.compile else rollout
+    return partial(partial, compiled(rollout, backend) if config.compile else rollout)
 
 
 def in_parts(cost: CostFunction, most: int) -> CostFunction:
@@ -51,7 +53,9 @@ def in_parts(cost: CostFunction, most: int) -> CostFunction:
     return in_turn
 
 
-def compiled(rollout: Rollout, backend: str | Callable[..., Any] = "inductor") -> Rollout:
+def compiled(
+    rollout: Callable[..., Latent], backend: str | Callable[..., Any] = "inductor"
+) -> Callable[[Latent, Tensor, Tensor], Latent]:
     """The roll-out through torch.compile, at its first call and for any number of plans.
 
     Its calls raise:

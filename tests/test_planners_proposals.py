@@ -243,3 +243,44 @@ def test_early_stopping_does_not_count_the_screening() -> None:
     result = run(GradientPlanner(config), distance_from_zero, proposals=proposals)
     assert float(result.cost_trace[1].max()) == 0.0  # zeros were rolled out with the proposal
     assert result.gradient_steps > 2
+
+
+@pytest.mark.parametrize("few", [0, 1, 5])
+def test_a_row_that_goes_on_considers_fewer_proposals(few: int) -> None:
+    """The last proposals are the cheapest. A row's plan does not depend on the rows beside it."""
+    proposals = torch.linspace(2, 1, 8)[:, None, None].expand(8, H, M)
+    initial = torch.full((3, H, M), 9.0)
+    config = GradientConfig(restarts=2, steps=3, warm_proposals=few)
+
+    def starts(warm: list[bool], **settings: Any) -> tuple[Tensor, PlannerResult]:
+        seen: list[Tensor] = []
+        planner = GradientPlanner(replace(config, **settings))
+        cost, high = recorded(distance_from_zero, seen), 9.0
+        result = run(
+            planner,
+            cost,
+            3,
+            proposals=proposals,
+            initial=initial,
+            warm=torch.tensor(warm),
+            high=high,
+        )
+        return seen[0 if few == 0 and all(warm) else 1], result
+
+    mixed, result = starts([True, False, True])
+    assert result.evaluations == 9 + 4 * 2
+    assert torch.equal(mixed[1], torch.stack([proposals[7], proposals[6]]))
+    if few:
+        expected = torch.stack([initial[0], proposals[few - 1]])
+        assert torch.equal(mixed[::2], expected.expand(2, -1, -1, -1))
+    else:
+        assert torch.equal(mixed[::2, 0], initial[::2])
+        assert float(mixed[0, 1].std()) > 0.1
+    alone, warm = starts([True, True, True])
+    assert warm.evaluations == (1 + few if few else 0) + 4 * 2
+    torch.testing.assert_close(alone[::2], mixed[::2])
+    torch.testing.assert_close(warm.model_actions[::2], result.model_actions[::2])
+    _, cold = starts([False, False, False])
+    torch.testing.assert_close(cold.model_actions[1], result.model_actions[1])
+    _, all_of_them = starts([True, True, True], warm_proposals=None)
+    assert all_of_them.evaluations == 9 + 4 * 2

@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from gbp_agent import MPCConfig
 from gbp_agent.planners.common import cost_and_gradient, evaluate
-from gbp_agent.rollouts import make_rollout
+from gbp_agent.rollouts import rollouts_from
 from gbp_agent.types import CostFunction, Latent
 
 H = 6
@@ -71,18 +71,51 @@ def test_costs_in_parts(family: str, families: Any, make_agent: Any, monkeypatch
     """Without gradients at most so many plans are rolled out at once; with them all are."""
     model = families[family](history=2)
     monkeypatch.setattr(type(model), "rollouts_at_once", 5)
-    counts, rollout = [], model.rollout
+    counts = []
 
-    def counted(start: Latent, past: Tensor, actions: Tensor) -> Latent:
-        counts.append(len(actions))
-        found: Latent = rollout(start, past, actions)
-        return found
+    def counted(*arguments: Any, **options: Any) -> Any:
+        rollouts = rollouts_from(*arguments, **options)
 
-    model.rollout = counted
+        def counting(start: Latent, past: Tensor) -> Any:
+            rollout = rollouts(start, past)
+            return lambda actions: counts.append(len(actions)) or rollout(actions)
+
+        return counting
+
+    monkeypatch.setattr("gbp_agent.agent.rollouts_from", counted)
     cost = make_agent(model=model, config=MPCConfig(H)).cost_of(*at_random(model, rows=2))
     together = cost(plans(2, 7)).detach()
     torch.testing.assert_close(evaluate(cost, plans(2, 7)), together)
     assert counts == [14, 4, 4, 4, 2]
+
+
+@pytest.mark.parametrize("history", [1, 2, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rollouts_from_known_frames(family: str, history: int, families: Any) -> None:
+    """What is kept for further calls changes nothing, whatever the horizon."""
+    model = families[family](history=history).requires_grad_(False)
+    start, past, _ = at_random(model, rows=2)
+    rollout = rollouts_from(model, MPCConfig(H))(start, past)
+    for samples, horizon in ((3, H), (2, 1), (3, 2), (1, H)):
+        candidates = plans(2, samples)[:, :, :horizon].flatten(0, 1)
+        torch.testing.assert_close(rollout(candidates), model.rollout(start, past, candidates))
+
+
+def test_seen_frames_are_passed_through_a_transformer_once(make_patch_model: Any) -> None:
+    model = make_patch_model(history=3).requires_grad_(False)
+    start, past, _ = at_random(model, rows=2)
+    passed, forward = [], model.predictor.vit.attention[0].forward
+
+    def counted(x: Tensor, *rest: Any) -> Any:
+        passed.append(x.shape[:2])
+        return forward(x, *rest)
+
+    model.predictor.vit.attention[0].forward = counted
+    rollout = model.rollouts_from(start, past)
+    assert passed == [(2, 2), (2, 1)]
+    passed.clear()
+    rollout(plans(2, 5).flatten(0, 1))
+    assert passed == [(10, 1), (10, 2), *([(10, 3)] * (H - 2))]
 
 
 def test_a_large_model_has_small_parts(make_patch_model: Any) -> None:
@@ -101,11 +134,11 @@ def test_compiled_once_for_any_number_of_plans(make_model: Any) -> None:
         return graph.forward
 
     start, past, _ = at_random(model, rows=2)
-    rollout = make_rollout(model, MPCConfig(H, compile=True), backend)
+    rollout = rollouts_from(model, MPCConfig(H, compile=True), backend)(start, past)
     assert not compilations
     for samples in (5, 4, 7):  # dimensions that are alike in the first call are taken for one
         candidates = plans(2, samples).flatten(0, 1)
-        found = rollout(start, past, candidates)
+        found = rollout(candidates)
         torch.testing.assert_close(found, model.rollout(start, past, candidates))
     assert len(compilations) == 1
 
@@ -115,9 +148,10 @@ def test_compiled_and_checkpointed(make_model: Any) -> None:
     start, past, _ = at_random(model, rows=2)
     both = MPCConfig(H, compile=True, checkpoint_activations=True)
     slopes = []
-    for rollout in (model.rollout, make_rollout(model, both, "aot_eager")):
+    for config in (MPCConfig(H), both):
+        rollout = rollouts_from(model, config, "aot_eager")(start, past)
         leaf = plans(2, 3).flatten(0, 1).requires_grad_(True)
-        slopes += torch.autograd.grad(rollout(start, past, leaf).visual.square().sum(), leaf)
+        slopes += torch.autograd.grad(rollout(leaf).visual.square().sum(), leaf)
     torch.testing.assert_close(*slopes)
 
 
@@ -126,9 +160,9 @@ def test_no_compiler(make_model: Any) -> None:
         raise OSError("No working C++ compiler found\nlooked in:\ng++")
 
     model = make_model()
-    rollout = make_rollout(model, MPCConfig(H, compile=True), backend)
     start, past, _ = at_random(model, rows=1)
+    rollout = rollouts_from(model, MPCConfig(H, compile=True), backend)(start, past)
     with pytest.raises(RuntimeError, match=r"compiler found.*; install.*compile=False") as caught:
-        rollout(start, past, plans(1, 2)[0])
+        rollout(plans(1, 2)[0])
     assert "\n" not in str(caught.value)
     assert caught.value.__suppress_context__
