@@ -4,12 +4,16 @@
     python examples/evaluate.py --agent runs/wall/checkpoint --planner cem --open-loop
     python examples/evaluate.py --agent random --env-id gbp/PointMaze-v0
     python examples/evaluate.py --agent wall --episodes 20 --report out
+    python examples/evaluate.py --agent wall --seed 100000 --settings gradient.steps=5 mpc.horizon=4
     python examples/evaluate.py --table
 
 Writes JSON and CSV into results/. Rows of the table that are there already are not run again. With
 --report also a web page, out/index.html, with plots and with clips of successes and failures.
 """
 
+import json
+from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +23,13 @@ import torch
 import tyro
 
 from gbp_agent import (
+    PLANNERS,
     EvaluationReport,
-    MPCConfig,
     NoOpAgent,
     RandomAgent,
     WorldModelMPCAgent,
     evaluate,
+    load_checkpoint,
 )
 from gbp_agent.clips import EpisodeRecorder, clips_again
 from gbp_agent.page import Section, write_page
@@ -54,10 +59,14 @@ class Args:
     """Plan once and act the whole plan out; the episode ends with it."""
     execute: int | None = None
     """Model steps that are acted out before the next plan, instead of the checkpoint's."""
+    settings: tuple[str, ...] = ()
+    """Settings of planning instead of the checkpoint's, each as WHERE.NAME=VALUE: where is mpc,
+    objective or a planner's name, and the value is JSON or else text. Choose them on other episodes
+    than those that are reported: --seed 100000."""
     episodes: int = 200
     """Held-out episodes, the same for every agent."""
     seed: int = 0
-    """The first of them."""
+    """The first of them; those of the tables are from 0 on."""
     num_envs: int = 50
     """Environments played, and planned for, at once."""
     device: str = "cpu"
@@ -98,6 +107,7 @@ def make_agent(args: Args) -> tuple[Any, str, str, int]:
     if args.agent not in BLIND:
         agent = load_agent(args)
         label = f"{args.planner} {'open loop' if args.open_loop else 'MPC'}"
+        label = ", ".join((label, *args.settings))
         plan_steps = agent.config.horizon * agent.model.config.frameskip
         return agent, args.env_id or agent.model.config.env_id, label, plan_steps
     if args.env_id is None:
@@ -107,19 +117,45 @@ def make_agent(args: Args) -> tuple[Any, str, str, int]:
 
 def load_agent(args: Args) -> WorldModelMPCAgent:
     """The agent that `args` says, with its checkpoint's settings where it says nothing."""
-    agent = WorldModelMPCAgent.from_pretrained(args.agent, args.planner, args.device)
+    model, planning = load_checkpoint(args.agent)
+    planning = changed(planning, args.settings)
+    try:
+        agent = WorldModelMPCAgent.from_settings(model.to(args.device), planning, args.planner)
+    except (TypeError, ValueError) as error:
+        raise SystemExit(f"{args.agent} cannot be played so: {error}") from error
     execute = agent.config.horizon if args.open_loop else args.execute
     if execute is None:
         return agent
-    config: MPCConfig = replace(agent.config, execute=execute)
-    return WorldModelMPCAgent.from_pretrained(args.agent, args.planner, args.device, config=config)
+    config = replace(agent.config, execute=execute)
+    return WorldModelMPCAgent.from_settings(agent.model, planning, args.planner, config)
+
+
+def changed(planning: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """A checkpoint's planning settings with others, each as WHERE.NAME=VALUE."""
+    planning = deepcopy(planning)
+    for setting in settings:
+        path, _, text = setting.partition("=")
+        where, _, name = path.partition(".")
+        if where not in ("mpc", "objective", *PLANNERS) or not name or not text:
+            raise SystemExit(
+                f"--settings has {setting!r}, expected WHERE.NAME=VALUE where WHERE is one of mpc, "
+                f"objective, {', '.join(PLANNERS)}; such as gradient.steps=50"
+            )
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        parts = planning.setdefault("planners", {}) if where in PLANNERS else planning
+        parts.setdefault(where, {})[name] = value
+    return planning
 
 
 def name_of(args: Args, report: EvaluationReport) -> str:
-    """Names the files: the model, or the environment of a blind agent, and the label."""
+    """Names the files: the model, or the environment of a blind agent, the label, another seed."""
     source = Path(args.agent).name if args.agent not in BLIND else report.env_id.split("/")[-1]
     source = Path(args.agent).parent.name if source == "checkpoint" else source
-    return f"{source}-{report.agent.replace(' ', '-')}".lower()
+    seed = f"-seed-{args.seed}" if args.seed else ""
+    return f"{source}-{report.agent.replace(', ', '-').replace(' ', '-')}{seed}".lower()
 
 
 def save(report: EvaluationReport, out: Path, name: str) -> None:

@@ -168,6 +168,39 @@ def test_evaluate(open_loop: bool, run: Any, wall: Path) -> None:
         assert report.planning.decisions == 2
 
 
+def test_evaluate_with_other_settings(run: Any, wall: Path) -> None:
+    arguments = ["--agent", wall, "--planner", "cem", "--episodes", 1, "--seed", 100_000]
+    settings = ["cem.iterations=3", "cem.samples=20", "cem.elites=2", "cem.init=zeros"]
+    settings += ["mpc.horizon=1", "objective.frames=last"]
+    script = runpy.run_path(str(FOLDER / "evaluate.py"))
+    args = script["Args"](agent=str(wall), planner="cem", settings=tuple(settings))
+    agent = script["load_agent"](args)
+    found = (agent.planner.config.iterations, agent.planner.config.init, agent.config.horizon)
+    assert (*found, agent.objective.frames) == (3, "zeros", 1, "last")
+    run("evaluate", *arguments, "--settings", *settings)
+    (file,) = Path("results").glob("*.json")
+    assert file.stem == f"wall-cem-mpc-{'-'.join(settings)}-seed-100000"
+    assert EvaluationReport.from_json(file).agent == f"cem MPC, {', '.join(settings)}"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("steps=5", "expected WHERE.NAME=VALUE"),
+        ("adam.steps=5", "expected WHERE.NAME=VALUE"),
+        ("gradient.steps", "expected WHERE.NAME=VALUE"),
+        ("gradient.speed=5", "speed"),
+        ("mpc.speed=5", "speed"),
+        ("mpc.horizon=0", "horizon must be"),
+        ("gradient.steps=many", "steps is 'many'"),
+    ],
+)
+def test_bad_settings(setting: str, message: str, run: Any, wall: Path) -> None:
+    with pytest.raises(SystemExit, match=message):
+        run("evaluate", "--agent", wall, "--settings", setting)
+    assert not Path("results").exists()
+
+
 def test_evaluate_writes_a_page(run: Any, wall: Path) -> None:
     arguments = ["--agent", wall, "--planner", "cem", "--open-loop", "--episodes", 3]
     printed = run("evaluate", *arguments, "--report", "out", "--clips", 1)
