@@ -16,10 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -272,6 +270,9 @@ def load_encoder(model: PatchWorldModel, weights: Path | None = None) -> None:
         FileNotFoundError: the file is not there, or there is neither network nor cache.
         ValueError: the weights do not fit.
     """
+    import timm  # see PatchEncoder
+    from timm.models import load_state_dict
+
     config = model.config
     overlay = None
     if weights is not None and not weights.is_file():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +226,12 @@ def test_decoded_objects_stand_before_a_background() -> None:
         before = decoder(tokens)
         decoder.background.copy_(background)
         assert torch.allclose(decoder(tokens), before + background, atol=1e-6)
+
+
+def test_other_families_do_without_timm() -> None:
+    """Importing it takes as long as importing all the rest."""
+    program = (
+        "import sys; from gbp_agent import WorldModelMPCAgent as Agent; "
+        "Agent.from_pretrained('wall'); sys.exit('timm' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -49,6 +48,8 @@ class PatchEncoder(nn.Module):
         blur: float = 0.0,
         centered: bool = False,
     ):
+        import timm  # takes as long to import as all the rest, and no other family needs it
+
         super().__init__()
         if not timm.is_model(name):
             raise KeyError(f"timm has no model {name!r}; timm.list_models('*vit*') lists its names")
