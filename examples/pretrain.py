@@ -105,7 +105,13 @@ WALL: dict[str, Any] = {
         "mpc": {"precision": "auto", "action_limit": 2.0, "horizon": 8},
         "objective": {"frames": "all", "base": 3.0},
         "planners": {
-            "gradient": {"steps": 20, "restarts": 4, "warm_steps": 5, "learning_rate": 0.1}
+            "gradient": {
+                "steps": 20,
+                "restarts": 4,
+                "warm_steps": 5,
+                "warm_proposals": 128,
+                "learning_rate": 0.1,
+            }
         },
     },
 }
@@ -168,7 +174,7 @@ TASKS: dict[str, dict[str, Any]] = {
         **WALL,
         "data": {**WALL["data"], "episodes": 200},
         "dynamics": DynamicsConfig(steps=3000),
-        # Without warm_steps, as it was compared.
+        # Without warm_steps and warm_proposals, as it was compared.
         "planning": {
             **WALL["planning"],
             "planners": {"gradient": {"steps": 20, "restarts": 4, "learning_rate": 0.1}},

@@ -1,7 +1,7 @@
 """Records episodes side by side with what the agent's model sees and imagines.
 
-python examples/record_video.py --agent pusht --episodes 3
-python examples/record_video.py --agent random --env-id gbp/Wall-v0
+    python examples/record_video.py --agent pusht --episodes 3
+    python examples/record_video.py --agent random --env-id gbp/Wall-v0
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,9 @@ class Args:
     """The first of them."""
     device: str = "cpu"
     """Where to plan."""
-    out: Path = Path("videos/episodes.mp4")
-    """The mp4 file."""
+    out: Path | None = None
+    """The mp4 file; videos/ and the name of the model or of the random agent's environment by
+    default."""
 
 
 def main(args: Args) -> None:
@@ -40,9 +41,12 @@ def main(args: Args) -> None:
     else:
         env_id = args.env_id
         agent = RandomAgent.for_env(env_id)
+    folder = Path(args.agent if args.agent != "random" else env_id)
+    name = folder.parent.name if folder.name == "checkpoint" else folder.name
+    out = args.out or Path("videos") / f"{name}.mp4"
     first = EVALUATION_SEEDS_BEGIN + args.seed
-    outcomes = record_episodes(agent, env_id, range(first, first + args.episodes), args.out)
-    print(f"{sum(outcomes)} of {len(outcomes)} reached the goal; video in {args.out}")
+    outcomes = record_episodes(agent, env_id, range(first, first + args.episodes), out)
+    print(f"{sum(outcomes)} of {len(outcomes)} reached the goal; video in {out}")
 
 
 if __name__ == "__main__":

@@ -538,10 +538,15 @@ def test_quickstart(run: Any, wall: Path) -> None:
 def test_record_video(run: Any) -> None:
     printed = run(
         "record_video", "--agent", "random", "--env-id", "gbp/Wall-v0", "--episodes", 1,
-        "--out", "v.mp4",
     )  # fmt: skip
-    assert "of 1 reached the goal; video in v.mp4" in printed
-    assert Path("v.mp4").stat().st_size > 0
+    assert "of 1 reached the goal; video in videos/Wall-v0.mp4" in printed
+    assert Path("videos/Wall-v0.mp4").stat().st_size > 0
+
+
+def test_record_video_of_a_checkpoint(run: Any, wall: Path) -> None:
+    run("record_video", "--agent", wall, "--episodes", 1)
+    run("record_video", "--agent", wall, "--episodes", 1, "--out", "v.mp4")
+    assert Path(f"videos/{wall.name}.mp4").read_bytes() == Path("v.mp4").read_bytes()
 
 
 def test_benchmark(run: Any, wall: Path) -> None:
