@@ -2,6 +2,8 @@
 
     python examples/record_video.py --agent pusht --episodes 3
     python examples/record_video.py --agent random --env-id gbp/Wall-v0
+
+They show the episode, the goal, the observation, and what the model decodes of its predictions.
 """
 
 from dataclasses import dataclass

@@ -88,7 +88,7 @@ def save_checkpoint(
         weights = {k: v.half() if halved(k, v) else v for k, v in weights.items()}
     weights = {k: v for k, v in weights.items() if not _same(v, known.get(k))}
     save_file(weights, temporary / WEIGHTS_FILE)
-    (temporary / CARD_FILE).write_text(card)
+    (temporary / CARD_FILE).write_text(card, encoding="utf-8")
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from ..report import write_text
+
 log = logging.getLogger(__name__)
 
 
@@ -39,18 +41,19 @@ def claim(config: Any, ignore: Collection[str] = ()) -> None:
                 "use another folder, or delete this one to start anew"
             )
         return
-    config.out.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(ours, indent=2) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps(ours, indent=2) + "\n")
 
 
 def report(folder: Path, metrics: dict[str, Any]) -> None:
-    """Write metrics.json and the held-out figures to TensorBoard."""
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    """Write metrics.json and the held-out figures to TensorBoard, and log the latter."""
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     with SummaryWriter(str(folder / "tensorboard")) as writer:
         for name, value in metrics["probe"].items():
             writer.add_scalar(f"held_out/probe {name}", value)
         for step, ratio in enumerate(metrics["prediction"]["ratio"], 1):
             writer.add_scalar("held_out/error against copying", ratio, step)
-    log.info("held-out: %s", json.dumps(metrics))
+    ratios = ", ".join(f"{ratio:.3f}" for ratio in metrics["prediction"]["ratio"])
+    log.info("held-out error against predicting no change, after 1, 2, … model steps: %s", ratios)
+    if metrics["probe"]:
+        errors = ", ".join(f"{name} {error:.3g}" for name, error in metrics["probe"].items())
+        log.info("held-out median error of a probe from the latent to the state: %s", errors)
