@@ -8,6 +8,7 @@ models       finetunes a shipped model by every method, with two controls; where
 table        success of every model with every planner, open loop and MPC
 gap          model error along expert trajectories and along the planner's own
 landscape    planning cost round the expert's plan, and how fast its gradient turns
+plans        what the plans that are found cost the model, beside the expert's
 efficiency   success against milliseconds per decision
 ablations    radii, attack steps, initialisation of the planner
 cards        writes a finetuned model's rows of the table into its model card
@@ -50,10 +51,11 @@ from gbp_agent import (
 from gbp_agent.data.simulate import Simulator
 from gbp_agent.gap import from_first_to_last, train_test_gap
 from gbp_agent.landscape import cost_slice, gradient_variation
+from gbp_agent.planners.common import evaluate
 from gbp_agent.types import CostFunction, PlannerResult
 
 Stage = Literal[
-    "models", "table", "gap", "landscape", "efficiency", "ablations", "cards", "figures"
+    "models", "table", "gap", "landscape", "plans", "efficiency", "ablations", "cards", "figures"
 ]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 Mode = Literal["mpc", "open-loop"]
@@ -68,7 +70,7 @@ ABLATION_CELLS: tuple[tuple[str, Mode], ...] = (
     ("adam", "open-loop"),
 )
 CARD_HEADING = "## Closed-loop success"
-GAP_WINDOWS, LANDSCAPE_WINDOWS = 512, 64
+GAP_WINDOWS, LANDSCAPE_WINDOWS, PLANS_WINDOWS = 512, 64, 128
 
 
 @dataclass
@@ -191,22 +193,11 @@ def make_gap(args: Args, task: str) -> None:
 
 
 def make_landscape(args: Args, task: str) -> None:
-    data = args.candidates.dataset(task)
     ledger = Ledger(args.out / "landscape.json")
-    planner = args.candidates.columns(task)["adam"].planner
     for model in args.models_of(task):
-        agent = args.candidates.agent(task, model, planner, whole=True)
-        frameskip = agent.model.config.frameskip
-        windows = data.windows(agent.config.horizon + 1, frameskip, data.split()[1])
-        chosen = np.random.default_rng(0).integers(len(windows), size=LANDSCAPE_WINDOWS)
-        window = windows.batch(chosen)
-        expert = agent.model.action_normalizer.to_model(window["action"].flatten(1, 2), frameskip)
-        observation = from_first_to_last(window)
 
-        def measure(
-            agent: Any = agent, observation: Any = observation, expert: Any = expert
-        ) -> Any:
-            expert = expert.to(agent.device)
+        def measure(model: str = model) -> dict[str, Any]:
+            agent, observation, expert = expert_problems(args, task, model, LANDSCAPE_WINDOWS)
             first = {key: value[:1] for key, value in observation.items()}
             axis, cost = cost_slice(agent.cost(first), expert[:1], span=2.0, points=41)
             return {
@@ -216,6 +207,46 @@ def make_landscape(args: Args, task: str) -> None:
             }
 
         ledger.add(f"{task} {model}", measure)
+
+
+def make_plans(args: Args, task: str) -> None:
+    """What the model says that a plan costs, beside the expert's: dearer ones are the search's
+    failure, cheaper ones that do not come true are the model's."""
+    ledger = Ledger(args.out / "plans.json")
+    columns = args.candidates.columns(task)
+    for model in args.models_of(task):
+        for name in (name for name in columns if name in args.planners):
+
+            def measure(model: str = model, name: str = name) -> dict[str, float]:
+                agent, observation, expert = expert_problems(args, task, model, PLANS_WINDOWS)
+                agent = WorldModelMPCAgent(
+                    agent.model, columns[name].planner, agent.objective, agent.config
+                )
+                found = agent.plan(observation).cost
+                known = evaluate(agent.cost(observation), expert[:, None])[:, 0]
+                return {
+                    "windows": len(found),
+                    "median": round(float(found.median()), 5),
+                    "expert_median": round(float(known.median()), 5),
+                    "dearer": float((found > known).double().mean()),
+                    "twice_as_dear": float((found > 2 * known).double().mean()),
+                }
+
+            ledger.add(f"{task} {model} {name}", measure)
+
+
+def expert_problems(
+    args: Args, task: str, model: str, count: int
+) -> tuple[WorldModelMPCAgent, dict[str, np.ndarray], torch.Tensor]:
+    """An agent, the problems that held-out windows of the data pose, the same for all models, and
+    the expert's plans for them (count, H, M)."""
+    data, planner = args.candidates.dataset(task), args.candidates.columns(task)["adam"].planner
+    agent = args.candidates.agent(task, model, planner, whole=True)
+    frameskip = agent.model.config.frameskip
+    windows = data.windows(agent.config.horizon + 1, frameskip, data.split()[1])
+    window = windows.batch(np.random.default_rng(0).integers(len(windows), size=count))
+    expert = agent.model.action_normalizer.to_model(window["action"].flatten(1, 2), frameskip)
+    return agent, from_first_to_last(window), expert.to(agent.device)
 
 
 def make_efficiency(args: Args, task: str) -> None:
@@ -325,6 +356,7 @@ def main(args: Args) -> None:
         "table": make_table,
         "gap": make_gap,
         "landscape": make_landscape,
+        "plans": make_plans,
         "efficiency": make_efficiency,
         "ablations": make_ablations,
         "cards": make_cards,

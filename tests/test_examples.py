@@ -403,6 +403,7 @@ def test_reproduce_goes_on_where_it_stopped(
         "SHARED": {"steps": 2, "horizon": 1},
         "GAP_WINDOWS": 3,
         "LANDSCAPE_WINDOWS": 2,
+        "PLANS_WINDOWS": 4,
     }
     for module in (script["main"].__globals__, vars(sys.modules["candidates"])):
         for name in small.keys() & module.keys():
@@ -413,7 +414,7 @@ def test_reproduce_goes_on_where_it_stopped(
         tasks=("wall",), models=("base", "offline", "more-data", "online"),
         planners=("gd", "gradient"),
         episodes=1, runs=tmp_path / "runs", data=tmp_path / "data", out=tmp_path / "out",
-        stages=("models", "table", "gap", "landscape", "cards", "figures"), device="cpu",
+        stages=("models", "table", "gap", "landscape", "plans", "cards", "figures"), device="cpu",
     )  # fmt: skip
     script["main"](args)
     made = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.*")}
@@ -425,8 +426,13 @@ def test_reproduce_goes_on_where_it_stopped(
     }
     assert made == {Path("table") / name for name in names} | {
         Path(name)
-        for name in ("gap.json", "gap.png", "landscape.json", "landscape.png", "table.md")
-    }
+        for name in (
+            "gap.json", "gap.png", "landscape.json", "landscape.png", "plans.json", "table.md",
+        )
+    }  # fmt: skip
+    plans = json.loads((tmp_path / "out" / "plans.json").read_text())
+    assert set(plans) == {f"wall {model} {name}" for model in args.models for name in args.planners}
+    assert all(0 <= row["twice_as_dear"] <= row["dearer"] <= 1 for row in plans.values())
     gap = json.loads((tmp_path / "out" / "gap.json").read_text())
     assert set(gap) == {f"wall {model}" for model in args.models}
     # As many steps of the behaviour policy as online training took, rounded up to episodes.
