@@ -152,10 +152,15 @@ def changed(planning: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]
 
 def name_of(args: Args, report: EvaluationReport) -> str:
     """Names the files: the model, or the environment of a blind agent, the label, another seed."""
-    source = Path(args.agent).name if args.agent not in BLIND else report.env_id.split("/")[-1]
-    source = Path(args.agent).parent.name if source == "checkpoint" else source
+    source = source_of(args.agent, report.env_id)
     seed = f"-seed-{args.seed}" if args.seed else ""
     return f"{source}-{report.agent.replace(', ', '-').replace(' ', '-')}{seed}".lower()
+
+
+def source_of(agent: str, env_id: str) -> str:
+    """The name of a model, of the folder that its checkpoint is in, or of a blind agent's env."""
+    source = Path(agent if agent not in BLIND else env_id)
+    return source.parent.name if source.name == "checkpoint" else source.name
 
 
 def save(report: EvaluationReport, out: Path, name: str) -> None:

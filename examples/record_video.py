@@ -11,6 +11,7 @@ from pathlib import Path
 
 import gbp_envs  # noqa: F401  (registers gbp/…)
 import tyro
+from evaluate import source_of
 
 from gbp_agent import EVALUATION_SEEDS_BEGIN, RandomAgent, WorldModelMPCAgent, record_episodes
 
@@ -43,9 +44,7 @@ def main(args: Args) -> None:
     else:
         env_id = args.env_id
         agent = RandomAgent.for_env(env_id)
-    folder = Path(args.agent if args.agent != "random" else env_id)
-    name = folder.parent.name if folder.name == "checkpoint" else folder.name
-    out = args.out or Path("videos") / f"{name}.mp4"
+    out = args.out or Path("videos") / f"{source_of(args.agent, env_id)}.mp4"
     first = EVALUATION_SEEDS_BEGIN + args.seed
     outcomes = record_episodes(agent, env_id, range(first, first + args.episodes), out)
     print(f"{sum(outcomes)} of {len(outcomes)} reached the goal; video in {out}")

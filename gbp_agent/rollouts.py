@@ -35,7 +35,9 @@ def rollouts_from(
     rollout: Callable[..., Latent] = model.rollout
     if config.checkpoint_activations:
         rollout = partial(model.rollout, checkpoint_activations=True)
-    return partial(partial, compiled(rollout, backend) if config.compile else rollout)
+    if config.compile:
+        rollout = compiled(rollout, backend)
+    return lambda start, past_actions: partial(rollout, start, past_actions)
 
 
 def in_parts(cost: CostFunction, most: int) -> CostFunction:
