@@ -24,6 +24,8 @@ from gbp_agent import (
     pretrain,
 )
 
+# All pieces of so many training episodes, of which a plan starts from the nearest.
+PIECES: dict[str, Any] = {"proposals": 3800, "proposal_steps": 20, "proposal_keys": 8}
 # DINO-WM's structure in small: 64 tokens of 32 numbers for a picture of 64 px, which is blurred, as
 # tokens of a sharp one tell no near goal from a far one.
 PATCHES: dict[str, Any] = {
@@ -42,9 +44,7 @@ PATCHES: dict[str, Any] = {
     "mlp_width": 192,
     "dropout": 0.0,
     "decoder_width": 32,
-    "proposals": 3800,
-    "proposal_steps": 20,
-    "proposal_keys": 8,
+    **PIECES,
 }
 # Planners for it, where a roll-out costs milliseconds.
 PATCH_PLANNERS: dict[str, Any] = {
@@ -62,11 +62,9 @@ PUSHED: dict[str, Any] = {
 PUSHT: dict[str, Any] = {
     "data": {"env_id": "gbp/PushT-v0", "episodes": 4000, "steps": 100},
     "model": {
+        **PIECES,
         "predictor_width": 256,
         "decoder_proprio": True,
-        "proposals": 3800,
-        "proposal_steps": 20,
-        "proposal_keys": 8,
         "initializer_width": 256,
     },
     "mirrors": True,
@@ -93,6 +91,7 @@ PUSHT: dict[str, Any] = {
 WALL: dict[str, Any] = {
     "data": {"env_id": "gbp/Wall-v0", "episodes": 4000, "steps": 100},
     "model": {
+        **PIECES,
         "latent_dim": 16,
         "predictor_width": 128,
         "substeps": 5,
@@ -102,14 +101,13 @@ WALL: dict[str, Any] = {
     "representation": RepresentationConfig(steps=800),
     "dynamics": DynamicsConfig(steps=8000, input_noise=0.1),
     "planning": {
-        "mpc": {"precision": "auto", "action_limit": 2.0, "horizon": 8},
+        "mpc": {"precision": "auto", "proposals": 128, "action_limit": 2.0, "horizon": 8},
         "objective": {"frames": "all", "base": 3.0},
         "planners": {
             "gradient": {
                 "steps": 20,
                 "restarts": 4,
                 "warm_steps": 5,
-                "warm_proposals": 128,
                 "learning_rate": 0.1,
             }
         },
@@ -140,11 +138,16 @@ TASKS: dict[str, dict[str, Any]] = {
     "pusht": PUSHT,
     "point_maze": {
         "data": {"env_id": "gbp/PointMaze-v0", "episodes": 3000, "steps": 100},
-        "model": {"latent_dim": 16, "predictor_width": 256, "initializer_width": 256},
+        "model": {
+            **PIECES,
+            "latent_dim": 16,
+            "predictor_width": 256,
+            "initializer_width": 256,
+        },
         "representation": RepresentationConfig(steps=1000),
         "dynamics": DynamicsConfig(steps=8000),
         "planning": {
-            "mpc": {"precision": "auto"},
+            "mpc": {"precision": "auto", "proposals": 128},
             "objective": {"frames": "all", "base": 8.0, "proprio_weight": [1.0, 1.0, 0.0, 0.0]},
             "planners": {"gradient": {"steps": 50, "restarts": 4, "warm_steps": 5}},
         },
@@ -173,10 +176,12 @@ TASKS: dict[str, dict[str, Any]] = {
     "wall-small": {
         **WALL,
         "data": {**WALL["data"], "episodes": 200},
+        # As it was compared: the same sequences for all problems, all steps in every decision.
+        "model": {**WALL["model"], "proposals": 512, "proposal_steps": 10, "proposal_keys": 0},
         "dynamics": DynamicsConfig(steps=3000),
-        # Without warm_steps and warm_proposals, as it was compared.
         "planning": {
             **WALL["planning"],
+            "mpc": {**WALL["planning"]["mpc"], "proposals": None},
             "planners": {"gradient": {"steps": 20, "restarts": 4, "learning_rate": 0.1}},
         },
     },

@@ -196,32 +196,25 @@ def start_from_proposals(
     low: Tensor,
     high: Tensor,
     max_rollouts: int,
-    warm_proposals: int | None = None,
 ) -> Starts:
     """Start from the cheapest proposals, found by one roll-out each without gradients.
 
     defaults: (B, S, H, M) within the bounds, the starts where there are no proposals; the first
         is `initial` in rows that are `warm`, zeros in the others.
     proposals: (K, H, M) or (B, K, H, M), clamped into the bounds here.
-    warm_proposals: rows that are `warm` consider the first so many alone; None: all.
 
     The first default is rolled out along with the proposals and counts as evaluated. In a warm
     row it stays the first of several starts, and a single start where it is no dearer than the
     cheapest proposal. In other rows it comes after all proposals. A proposal without a finite
     cost is no start; where proposals run short the defaults remain, so with K = 0 all do.
     """
-    number = proposals.shape[-3]
-    few = number if warm_proposals is None else min(warm_proposals, number)
-    if few < number and bool(warm.all()):
-        proposals, number = proposals[..., :few, :, :], few
-    if number == 0:
+    if proposals.shape[-3] == 0:
         return Starts(defaults, BestPlan(defaults[:, 0]), 0)
     problems, count = defaults.shape[:2]
     each = proposals.detach().clamp(low, high).expand(problems, -1, -1, -1)
     candidates = torch.cat([defaults[:, :1], each], dim=1)  # (B, 1 + K, H, M)
     parts = split_samples(candidates, max_rollouts)
     costs = torch.cat([evaluate(cost, part) for part in parts], dim=1)
-    costs[:, 1 + few :].masked_fill_(warm[:, None], torch.inf)
     dearest = torch.finfo(costs.dtype).max  # still before proposals without a finite cost
     # One start competes with the proposals; the first of several precedes them in any case.
     first = costs[:, 0] if count == 1 else torch.full_like(costs[:, 0], -torch.inf)

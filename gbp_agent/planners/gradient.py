@@ -34,7 +34,6 @@ class GradientConfig:
     steps: ≥ 0, gradient steps; 0 returns the best start.
     warm_steps: ≥ 0, gradient steps of warm rows, which go on with a plan that is good already; None
         takes `steps` for them too, and more than `steps` are not taken.
-    warm_proposals: ≥ 0, proposals that warm rows consider, the first ones; None takes all.
     init: where rows start, "proposals", "zeros", "normal" or "network"; see `GradientPlanner`.
     init_std: ≥ 0, standard deviation of "normal" and of further restarts that are noise.
     restarts: ≥ 1, starts per problem, optimised side by side; the best one is returned.
@@ -59,7 +58,6 @@ class GradientConfig:
     patience: int = 10
     max_rollouts: int = 4096
     warm_steps: int | None = None
-    warm_proposals: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS, "'adam' is the published one.")
@@ -68,8 +66,6 @@ class GradientConfig:
         check_count("steps", self.steps, 0, "100 is usual.")
         if self.warm_steps is not None:
             check_count("warm_steps", self.warm_steps, 0, "give None for as many as steps.")
-        if self.warm_proposals is not None:
-            check_count("warm_proposals", self.warm_proposals, 0, "give None for all.")
         check_number("init_std", self.init_std, "1 is the spread of model actions.")
         check_count("restarts", self.restarts, 1, "give 1 for a single start.")
         check_number("noise_std", self.noise_std, "give 0 for no noise.")
@@ -135,7 +131,6 @@ class GradientPlanner:
             low=low,
             high=high,
             max_rollouts=config.max_rollouts,
-            warm_proposals=config.warm_proposals,
         )
         points, best = starts.plans, starts.best  # (B, S, H, M), changed in place from here on
         moments = (torch.zeros_like(points), torch.zeros_like(points))
