@@ -32,9 +32,9 @@ class WorldModelConfig:
     image_size: S, pixels per side. proprio_dim: p. frameskip: F. history: T.
     proposals, proposal_steps: K plans of so many model steps, cut from the training data, are kept
     with the model for planners to start from.
-    proposal_keys: C, principal components of the visual latent that are kept along the proposals,
-    beside the proprioception, so that an agent looks up those that fit its problem; see
-    NearestProposals. 0 keeps none.
+    proposal_keys: C, principal components of the visual latent (as many as it has, if they are fewer)
+    that are kept along the proposals, beside the proprioception, so that an agent looks up those
+    that fit its problem; see NearestProposals. 0 keeps none, of the proprioception either.
     initializer_width, initializer_steps: hidden units of the initialisation network and model
     steps of its plans; see PlanInitializer. A width of 0 leaves it out.
     """
@@ -126,11 +126,11 @@ class LatentWorldModel(nn.Module):
         plans = torch.zeros(config.proposals, config.proposal_steps, config.model_action_dim)
         self.register_buffer("proposals", plans)
         if config.proposal_keys:
-            keys = config.proposal_keys + proprio_width
-            frames = (config.proposals, config.proposal_steps + 1)
-            self.register_buffer("proposal_keys", torch.zeros(*frames, keys, dtype=torch.float16))
-            basis = torch.zeros(tokens * token_width, config.proposal_keys)
-            self.register_buffer("proposal_basis", basis)
+            visual = tokens * token_width
+            components = min(config.proposal_keys, visual)
+            keys = (config.proposals, config.proposal_steps + 1, components + proprio_width)
+            self.register_buffer("proposal_keys", torch.zeros(keys, dtype=torch.float16))
+            self.register_buffer("proposal_basis", torch.zeros(visual, components))
 
     @property
     def device(self) -> torch.device:

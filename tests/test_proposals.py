@@ -11,7 +11,14 @@ import torch
 from planning_problems import H, M, run, small
 from torch import Tensor
 
-from gbp_agent import GoalObjective, StateCost, TrajectoryDataset, load_checkpoint
+from gbp_agent import (
+    GoalObjective,
+    StateConfig,
+    StateCost,
+    StateWorldModel,
+    TrajectoryDataset,
+    load_checkpoint,
+)
 from gbp_agent.checkpoint import save_checkpoint
 from gbp_agent.data.latents import LatentDataset
 from gbp_agent.planners import PLANNERS
@@ -106,6 +113,31 @@ def test_keys_are_kept_in_a_checkpoint(model: Any, tmp_path: Path) -> None:
     )
     assert found.shape == (2, 2, 3, 4)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("pixels", [False, True], ids=["state", "narrow latent"])
+def test_more_keys_than_the_latent_has(pixels: bool, make_model: Any, tmp_path: Path) -> None:
+    """A state model has no visual latent, and its vector alone says which piece fits."""
+    settings = {"proposals": 3, "proposal_steps": STEPS, "proposal_keys": 8, "frameskip": 2}
+    if pixels:
+        model = make_model(**settings)
+    else:
+        model = StateWorldModel(StateConfig("Pendulum-v1", 3, (-2.0,), (2.0,), **settings))
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randn(200, model.latent_width, generator=generator)
+    actions = torch.randn(200, len(model.config.action_low), generator=generator)
+    dataset = LatentDataset(frames, actions, torch.tensor([0]), torch.tensor([200]))
+    keep_proposals(model, dataset, np.array([0]), seed=0)
+    save_checkpoint(tmp_path / "saved", model)
+    model, _ = load_checkpoint(tmp_path / "saved")
+    horizon = 4
+    nearest = make_proposals(model, GoalObjective(), 1, horizon)
+    for number in range(3):
+        plan = model.proposals[number, 1 : 1 + horizon]
+        row = next(i for i in range(200) if torch.allclose(actions[i : i + 2].flatten(), plan[0]))
+        start = model.split(frames[None, None, row])
+        goal = model.split(frames[None, row + 2 * horizon])
+        assert torch.equal(nearest(start, goal)[0, 0], plan)
 
 
 def test_keys_keep_distances_along_the_principal_directions() -> None:

@@ -226,7 +226,8 @@ def keep_proposals(
     if shape.proposal_keys:
         along = model.split(joined)
         visual = along.visual.flatten(-2)
-        basis = principal_directions(visual.flatten(0, 1), shape.proposal_keys)
+        components = model.proposal_basis.shape[1]
+        basis = principal_directions(visual.flatten(0, 1), components)
         model.proposal_basis.copy_(basis)
         model.proposal_keys.copy_(project(along, basis))
 
