@@ -32,9 +32,9 @@ class WorldModelConfig:
     image_size: S, pixels per side. proprio_dim: p. frameskip: F. history: T.
     proposals, proposal_steps: K plans of so many model steps, cut from the training data, are kept
     with the model for planners to start from.
-    proposal_keys: C, principal components of the visual latent (as many as it has, if they are fewer)
+    proposal_keys: C, principal components of the visual latent, or all where it has fewer numbers,
     that are kept along the proposals, beside the proprioception, so that an agent looks up those
-    that fit its problem; see NearestProposals. 0 keeps none, of the proprioception either.
+    that fit its problem; see NearestProposals. 0 keeps no keys.
     initializer_width, initializer_steps: hidden units of the initialisation network and model
     steps of its plans; see PlanInitializer. A width of 0 leaves it out.
     """
