@@ -358,7 +358,7 @@ class WorldModelMPCAgent:
             self.cost_of(start, past, goal),
             initial,
             warm=warm,
-            proposals=self._propose(start, goal),
+            proposals=self._propose(start, goal, state.plans[due]),
             low=self._low,
             high=self._high,
             generator=generator,

@@ -19,8 +19,8 @@ class MPCConfig:
     exact, and large patch models are about twice as fast with it on processors that multiply it
     faster (AVX-512 BF16), more with matrix instructions (AMX, GPUs); "auto" takes it with the
     latter alone, since small models gain little from the former. proposals: at most so many of
-    the model's proposals are considered, the nearest ones where it has keys; None takes as many as
-    it has.
+    the model's proposals are considered, the nearest ones where it has keys, otherwise others for
+    every plan of an episode; None takes as many as it has.
     checkpoint_activations: for long horizons of large models, where memory runs out in gradient
     planning: backward computes every model step once more, instead of keeping what was computed
     in it. It changes no number but the time of a gradient step. compile: pass the roll-outs

@@ -1,10 +1,10 @@
-"""Where plans may start: action sequences of the training data, the same for all or the nearest."""
+"""Where plans may start: action sequences of the training data, the nearest or some drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,9 +12,9 @@ from .objectives import GoalObjective
 from .types import Latent, Objective
 from .world_model import LatentWorldModel
 
-Propose = Callable[[Latent, Latent], Tensor]
-"""(start Latent (B, T), goal Latent (B,)) → proposals (K, H, M) for all B problems, or (B, K, H, M)
-for each."""
+Propose = Callable[[Latent, Latent, np.ndarray], Tensor]
+"""(start Latent (B, T), goal Latent (B,), plans that were made before in each episode (B,)) →
+proposals (K, H, M) for all B problems, or (B, K, H, M) for each."""
 
 
 def make_proposals(
@@ -23,22 +23,43 @@ def make_proposals(
     """What an agent gives its planner to start from.
 
     With a model that has `proposal_keys` and a GoalObjective, which knows what is near, they are
-    the nearest; otherwise the first `count` of the model's proposals, or none where these are
-    shorter than the horizon.
+    the nearest; otherwise `count` of the model's proposals, others for every plan of an episode.
+    There are none where the model's are shorter than the horizon.
 
     count: at most so many; None takes as many as the model has. horizon: H.
     """
     number, steps, width = model.proposals.shape
     if steps < horizon:  # too short to be of use
-        return partial(_for_all, model.proposals.new_zeros(0, horizon, width))
+        return DrawnProposals(model.proposals.new_zeros(0, horizon, width), 0)
     most = number if count is None else count
     if model.config.proposal_keys and number and most and isinstance(objective, GoalObjective):
         return NearestProposals(model, objective, most, horizon)
-    return partial(_for_all, model.proposals[:most, :horizon])
+    return DrawnProposals(model.proposals[:, :horizon], most)
 
 
-def _for_all(proposals: Tensor, start: Latent, goal: Latent) -> Tensor:
-    return proposals
+class DrawnProposals:
+    """`count` of the proposals (number, H, M), others for every plan of an episode: an agent whose
+    action has changed nothing, and which sees what it saw before, does not plan the same for ever.
+    The first plan takes the first ones, every other draws its own, the same in all episodes."""
+
+    def __init__(self, proposals: Tensor, count: int):
+        self._proposals = proposals
+        self._count = min(count, len(proposals))
+
+    def __call__(self, start: Latent, goal: Latent, plans: np.ndarray) -> Tensor:
+        """Proposals (K, H, M) where all episodes are at the same plan, (B, K, H, M) otherwise."""
+        if self._count == len(self._proposals):
+            return self._proposals
+        drawn = {plan: self._draw(plan) for plan in set(plans.tolist())}
+        if len(drawn) == 1:
+            return next(iter(drawn.values()))
+        return torch.stack([drawn[plan] for plan in plans.tolist()])
+
+    def _draw(self, plan: int) -> Tensor:
+        if plan == 0:
+            return self._proposals[: self._count]
+        order = np.random.default_rng(plan).permutation(len(self._proposals))
+        return self._proposals[torch.from_numpy(order[: self._count]).to(self._proposals.device)]
 
 
 class NearestProposals:
@@ -60,7 +81,7 @@ class NearestProposals:
         self._pieces = model.proposals.unfold(1, horizon, 1).transpose(2, 3)
         self._count = min(count, self._pieces.shape[:2].numel())
 
-    def __call__(self, start: Latent, goal: Latent) -> Tensor:
+    def __call__(self, start: Latent, goal: Latent, plans: np.ndarray) -> Tensor:
         """Proposals (B, K, H, M), start Latent (B, T), goal Latent (B,)."""
         last = Latent(*(part[:, -1] for part in start))
         from_start, from_goal = self._distances(last), self._distances(goal)  # (B, number, P + 1)

@@ -21,6 +21,7 @@ class AgentState:
     past_actions: (B, T-1, M), the model actions between them.
     queue: (B, execute·F, A) env actions; position: (B,), the next one to hand out.
     plan: (B, H, M), the last plan, shifted by what has been handed out.
+    plans: (B,), how many plans were made in each episode.
     """
 
     history: Latent
@@ -28,6 +29,7 @@ class AgentState:
     queue: np.ndarray
     position: np.ndarray
     plan: Tensor
+    plans: np.ndarray
 
     @classmethod
     def empty(
@@ -52,6 +54,7 @@ class AgentState:
             queue=np.zeros((rows, pending, action_dim), np.float32),
             position=np.full(rows, pending),
             plan=torch.zeros(rows, horizon, width, device=device),
+            plans=np.zeros(rows, np.int64),
         )
 
     def take(self, rows: np.ndarray) -> AgentState:
@@ -63,6 +66,7 @@ class AgentState:
             queue=self.queue[rows],
             position=self.position[rows],
             plan=self.plan[index],
+            plans=self.plans[rows],
         )
 
     def due(self) -> np.ndarray:
@@ -78,12 +82,21 @@ class AgentState:
         """Begin new episodes in these rows, from Latent (rows,) of their first frames."""
         history = Latent(*(part.clone() for part in self.history))
         past, plan, position = self.past_actions.clone(), self.plan.clone(), self.position.copy()
+        plans = self.plans.copy()
         for old, new in zip(history, latent, strict=True):
             old[rows] = new[:, None]
         past[rows] = 0.0
         plan[rows] = 0.0
         position[rows] = self.queue.shape[1]
-        return replace(self, history=history, past_actions=past, plan=plan, position=position)
+        plans[rows] = 0
+        return replace(
+            self,
+            history=history,
+            past_actions=past,
+            plan=plan,
+            position=position,
+            plans=plans,
+        )
 
     def observe(
         self, rows: np.ndarray, latent: Latent, actions: ActionNormalizer, frameskip: int
@@ -104,9 +117,11 @@ class AgentState:
         """Fill the queues of these rows from their plans, of which `execute` model steps are
         acted out and the rest is kept to warm-start the next one."""
         queue, position, rest = self.queue.copy(), self.position.copy(), self.plan.clone()
+        plans = self.plans.copy()
         queue[rows] = plan.actions[:, : queue.shape[1]]
         position[rows] = 0
         shifted = torch.zeros_like(plan.model_actions)
         shifted[:, : shifted.shape[1] - execute] = plan.model_actions[:, execute:]
         rest[torch.from_numpy(rows).to(rest.device)] = shifted
-        return replace(self, queue=queue, position=position, plan=rest)
+        plans[rows] += 1
+        return replace(self, queue=queue, position=position, plan=rest, plans=plans)

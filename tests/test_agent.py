@@ -208,6 +208,29 @@ def test_number_of_proposals(limit: int | None, count: int, make_agent: Any) -> 
     assert planner.calls[0].proposals.shape == (count, 4, F * A)
 
 
+def test_proposals_go_with_the_plan_of_the_episode(make_agent: Any) -> None:
+    """What an agent plans from depends on its own episode alone, on how far it is."""
+
+    def proposed(starts: list[list[bool]]) -> list[Tensor]:
+        planner = StubPlanner()
+        agent = make_agent(planner=planner, config=MPCConfig(horizon=4, proposals=5), proposals=40)
+        state = None
+        for step, start in enumerate(starts):
+            seen = observations(len(start), seed=step)
+            for i in range(F):
+                _, state = agent.predict(seen, state, np.array(start) & (i == 0))
+        rows = len(starts[0])
+        return [call.proposals.expand(rows, -1, -1, -1) for call in planner.calls]
+
+    one = [found[0] for found in proposed([[True], [False], [False]])]
+    assert not torch.equal(one[0], one[1])
+    assert not torch.equal(one[1], one[2])
+    both = proposed([[True, True], [False, False], [False, True]])
+    assert torch.equal(both[1][1], one[1])
+    assert torch.equal(both[2][0], one[2])
+    assert torch.equal(both[2][1], one[0])
+
+
 # History --------------------------------------------------------------------------------------
 
 

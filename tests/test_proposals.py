@@ -28,6 +28,7 @@ from gbp_agent.training.principal import principal_directions
 from gbp_agent.types import Latent
 
 STEPS, NUMBER = 6, 5
+FIRST = np.zeros(2, np.int64)  # plans that were made before
 OBJECTIVES = (
     GoalObjective(),
     GoalObjective(proprio_weight=(2.0, 0.0), frames="all", base=3.0),
@@ -56,7 +57,7 @@ def test_the_nearest_are_looked_up(objective: GoalObjective, model: Any) -> None
     """As if every piece of every proposal had been compared with the problem, one by one."""
     horizon, count = 4, 3
     start, goal = problems(model, 2)
-    found = make_proposals(model, objective, count, horizon)(start, goal)
+    found = make_proposals(model, objective, count, horizon)(start, goal, FIRST)
     assert found.shape == (2, count, horizon, 4)
     known = model.proposal_keys.float()
     along = Latent((known[..., :4] @ model.proposal_basis.T).unsqueeze(-2), known[..., 4:])
@@ -81,26 +82,46 @@ def test_the_nearest_are_looked_up(objective: GoalObjective, model: Any) -> None
 def test_a_look_up_of_one_problem_is_that_of_many(model: Any) -> None:
     propose = make_proposals(model, GoalObjective(), 6, 3)
     start, goal = problems(model, 4)
-    together = propose(start, goal)
+    together = propose(start, goal, np.zeros(4, np.int64))
     for row in range(4):
-        alone = propose(*(Latent(*(p[row : row + 1] for p in part)) for part in (start, goal)))
+        own = (Latent(*(p[row : row + 1] for p in part)) for part in (start, goal))
+        alone = propose(*own, FIRST[:1])
         assert torch.equal(together[row], alone[0])
 
 
 @pytest.mark.parametrize(("count", "found"), [(None, NUMBER), (0, 0), (1, 1), (99, NUMBER * 3)])
 def test_how_many(count: int | None, found: int, model: Any) -> None:
-    proposals = make_proposals(model, GoalObjective(), count, 4)(*problems(model, 2))
+    proposals = make_proposals(model, GoalObjective(), count, 4)(*problems(model, 2), FIRST)
     assert proposals.shape[-3:] == (found, 4, 4)
 
 
 def test_without_a_goal_objective_the_first_are_taken(model: Any) -> None:
     objective = StateCost(lambda state: state.sum(-1), model.proprio_normalizer)
-    found = make_proposals(model, objective, 2, 4)(*problems(model, 2))
+    found = make_proposals(model, objective, 2, 4)(*problems(model, 2), FIRST)
     assert torch.equal(found, model.proposals[:2, :4])
 
 
+def test_other_proposals_for_every_plan_of_an_episode(make_model: Any) -> None:
+    model = make_model(proposals=40, proposal_steps=STEPS)
+    propose = make_proposals(model, GoalObjective(), 10, 4)
+
+    def proposed(*plans: int) -> Tensor:
+        return propose(*problems(model, len(plans)), np.array(plans))
+
+    assert torch.equal(proposed(0, 0), model.proposals[:10, :4])
+    known = [proposed(plan) for plan in range(4)]
+    for plans in ([3, 0, 1], [2, 2, 0]):
+        assert torch.equal(proposed(*plans), torch.stack([known[plan] for plan in plans]))
+    seen = {tuple(piece.flatten().tolist()) for piece in torch.cat(known)}
+    assert 20 < len(seen) <= 40
+    for piece in known[1]:
+        assert (piece == model.proposals[:, :4]).all((1, 2)).sum() == 1
+    every = make_proposals(model, GoalObjective(), 40, 4)(*problems(model, 2), np.array([1, 5]))
+    assert torch.equal(every, model.proposals[:, :4])
+
+
 def test_proposals_that_are_too_short_are_left_out(model: Any) -> None:
-    found = make_proposals(model, GoalObjective(), None, STEPS + 1)(*problems(model, 2))
+    found = make_proposals(model, GoalObjective(), None, STEPS + 1)(*problems(model, 2), FIRST)
     assert found.shape == (0, STEPS + 1, 4)
 
 
@@ -109,7 +130,7 @@ def test_keys_are_kept_in_a_checkpoint(model: Any, tmp_path: Path) -> None:
     loaded, _ = load_checkpoint(tmp_path / "saved")
     arguments = problems(model, 2)
     found, expected = (
-        make_proposals(made, GoalObjective(), 2, 3)(*arguments) for made in (loaded, model)
+        make_proposals(made, GoalObjective(), 2, 3)(*arguments, FIRST) for made in (loaded, model)
     )
     assert found.shape == (2, 2, 3, 4)
     assert torch.equal(found, expected)
@@ -137,7 +158,7 @@ def test_more_keys_than_the_latent_has(pixels: bool, make_model: Any, tmp_path: 
         row = next(i for i in range(200) if torch.allclose(actions[i : i + 2].flatten(), plan[0]))
         start = model.split(frames[None, None, row])
         goal = model.split(frames[None, row + 2 * horizon])
-        assert torch.equal(nearest(start, goal)[0, 0], plan)
+        assert torch.equal(nearest(start, goal, FIRST[:1])[0, 0], plan)
 
 
 def test_keys_keep_distances_along_the_principal_directions() -> None:
