@@ -33,6 +33,7 @@ from gbp_agent.planners import (
         (GradientConfig, {"init": "ones"}),
         (GradientConfig, {"init_std": -1.0}),
         (GradientConfig, {"restarts": 0}),
+        (GradientConfig, {"halvings": -1}),
         (GradientConfig, {"noise_std": -0.1}),
         (GradientConfig, {"tolerance": -0.1}),
         (GradientConfig, {"patience": 0}),

@@ -10,6 +10,7 @@ from planning_problems import H, M, gap, linear_problem, run
 from torch import Tensor
 
 from gbp_agent.planners import GradientConfig, GradientPlanner
+from gbp_agent.planners.common import take_samples
 from gbp_agent.planners.optimizers import OPTIMIZERS
 from gbp_agent.types import PlannerResult
 
@@ -119,6 +120,54 @@ def test_restarts_escape_a_local_minimum() -> None:
     torch.testing.assert_close(single.cost, torch.full((4,), float(H)))
     assert float(many.cost.max()) < 0.1
     assert many.evaluations == 64 * 101
+
+
+def halved(halvings: int, restarts: int, steps: int) -> tuple[PlannerResult, list[Tensor]]:
+    """A search without noise, and the points it evaluated."""
+    problem = linear_problem()
+    seen: list[Tensor] = []
+
+    def cost(actions: Tensor) -> Tensor:
+        seen.append(actions.detach().clone())
+        return problem.cost(actions)
+
+    config = GradientConfig(steps=steps, restarts=restarts, halvings=halvings, noise_std=0.0)
+    return run(GradientPlanner(config), cost), seen
+
+
+def test_a_halving_keeps_the_cheaper_restarts_and_their_moments() -> None:
+    _, all_of_them = halved(0, restarts=6, steps=6)
+    _, points = halved(1, restarts=6, steps=6)
+    assert [p.shape[1] for p in points] == [6, 6, 6, 6, 3, 3, 3]
+    kept = linear_problem().cost(points[3]).argsort(dim=1)[:, :3]
+    assert len({tuple(row.tolist()) for row in kept}) > 1  # each row has its own
+    for step in (4, 5, 6):
+        assert torch.equal(points[step], take_samples(all_of_them[step], kept))
+
+
+def test_halvings_count_what_they_evaluate_and_keep_the_odd_restart() -> None:
+    result, points = halved(3, restarts=7, steps=8)
+    assert [p.shape[1] for p in points] == [7, 7, 7, 4, 4, 2, 2, 1, 1]
+    assert (result.evaluations, result.gradient_steps) == (35, 34)
+
+
+def test_halvings_come_at_the_same_steps_whatever_rows_are_beside() -> None:
+    problem = linear_problem()
+    config = GradientConfig(steps=12, warm_steps=5, restarts=8, halvings=2, init="normal")
+    warm = torch.tensor([True, False, True, False])
+    together = run(GradientPlanner(config), problem.cost, warm=warm)
+    for row in range(4):
+        alone = run(GradientPlanner(config), problem.row(row).cost, 1, warm=warm[row : row + 1])
+        assert torch.equal(alone.model_actions[0], together.model_actions[row])
+
+
+def test_a_single_restart_is_never_given_up() -> None:
+    problem = linear_problem()
+    plans = [
+        run(GradientPlanner(GradientConfig(steps=4, halvings=halvings)), problem.cost).model_actions
+        for halvings in (0, 9)
+    ]
+    assert torch.equal(*plans)
 
 
 def test_early_stopping_ends_a_finished_search_row_by_row() -> None:

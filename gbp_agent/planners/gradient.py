@@ -18,6 +18,7 @@ from gbp_agent.planners.common import (
     evaluate,
     none_of,
     start_from_proposals,
+    take_samples,
 )
 from gbp_agent.planners.optimizers import OPTIMIZERS
 from gbp_agent.types import CostFunction, PlannerResult
@@ -37,6 +38,8 @@ class GradientConfig:
     init: where rows start, "proposals", "zeros", "normal" or "network"; see `GradientPlanner`.
     init_std: ≥ 0, standard deviation of "normal" and of further restarts that are noise.
     restarts: ≥ 1, starts per problem, optimised side by side; the best one is returned.
+    halvings: ≥ 0, how many times the dearer half of a problem's restarts is given up, after equal
+        shares of `steps`, so that many starts are tried for the price of few; 0 keeps all.
     noise_std: ≥ 0, standard deviation of the noise added after each step.
     tolerance: ≥ 0, stop a problem whose best cost has not fallen by more than this fraction
         within `patience` steps; 0 always takes all steps.
@@ -58,6 +61,7 @@ class GradientConfig:
     patience: int = 10
     max_rollouts: int = 4096
     warm_steps: int | None = None
+    halvings: int = 0
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS, "'adam' is the published one.")
@@ -68,6 +72,7 @@ class GradientConfig:
             check_count("warm_steps", self.warm_steps, 0, "give None for as many as steps.")
         check_number("init_std", self.init_std, "1 is the spread of model actions.")
         check_count("restarts", self.restarts, 1, "give 1 for a single start.")
+        check_count("halvings", self.halvings, 0, "give 0 to keep every restart to the end.")
         check_number("noise_std", self.noise_std, "give 0 for no noise.")
         check_number("tolerance", self.tolerance, "give 0 to take all steps.")
         check_count("patience", self.patience, 1, "10 is the default.")
@@ -93,13 +98,16 @@ class GradientPlanner:
     - "network": as "zeros", from the plan of the model's initialisation network, which the agent
       gives as `initial` to rows that are not warm and calls them so.
 
+    With `halvings`, successive halving: a row keeps the cheaper half of its restarts, the odd one
+    too, each time a share of `steps` is over, whatever number of steps the row itself takes.
+
     Noise is drawn once per step with shape (S, H, M) for all rows, and a row that stops early
     stops by itself, so a row's plan does not depend on the rows beside it.
 
     Raises ValueError for arguments that do not fit together and for a cost that is not
     differentiable in the actions.
     Source: arXiv 2512.09929, section on gradient-based planning; the bounds, the
-    proposals and the best iterate are additions.
+    proposals, the best iterate and the halvings (arXiv 1502.07943) are additions.
     """
 
     def __init__(self, config: GradientConfig | None = None) -> None:
@@ -136,6 +144,8 @@ class GradientPlanner:
         moments = (torch.zeros_like(points), torch.zeros_like(points))
         most = self._steps(warm)  # (B,)
         steps = int(most.max())
+        halve_at = self._halve_at()
+        evaluations = gradient_steps = 0
         running = _Running(most, config.tolerance, config.patience, like=best.cost)
         trace: list[Tensor] = []
         for step in range(steps + 1):  # taken so far
@@ -146,19 +156,25 @@ class GradientPlanner:
             costs = running.hide_stopped(costs, step)
             best.update(points, costs)
             trace.append(best.cost)
+            evaluations += points.shape[1]
+            gradient_steps += points.shape[1] if step < steps else 0
             if step == steps or running.all_stopped(costs):
                 break
+            if step in halve_at:
+                kept = costs.argsort(dim=1)[:, : (points.shape[1] + 1) // 2]
+                points, gradient = take_samples(points, kept), take_samples(gradient, kept)
+                moments = (take_samples(moments[0], kept), take_samples(moments[1], kept))
             update(points, gradient, moments, step + 1, config.learning_rate)
             if config.noise_std > 0:
-                noise = draw_noise(generator, config.restarts, initial)
+                noise = draw_noise(generator, points.shape[1], initial)
                 points.add_(noise, alpha=config.noise_std)
             points.clamp_(low, high)
         return PlannerResult(
             model_actions=best.plan,
             cost=best.cost,
             cost_trace=torch.stack(trace),
-            evaluations=starts.evaluations + len(trace) * config.restarts,
-            gradient_steps=min(len(trace), steps) * config.restarts,
+            evaluations=starts.evaluations + evaluations,
+            gradient_steps=gradient_steps,
         )
 
     def _steps(self, warm: Tensor) -> Tensor:
@@ -166,6 +182,11 @@ class GradientPlanner:
         config = self.config
         few = config.steps if config.warm_steps is None else min(config.warm_steps, config.steps)
         return torch.where(warm, few, config.steps)
+
+    def _halve_at(self) -> set[int]:
+        """After how many steps the number of restarts is halved."""
+        shares = self.config.halvings + 1
+        return {share * self.config.steps // shares for share in range(1, shares)}
 
     def _default_starts(self, initial: Tensor, warm: Tensor, generator: torch.Generator) -> Tensor:
         """Starting points (B, S, H, M) where there are no proposals."""
