@@ -24,12 +24,13 @@ from .world_model import LatentWorldModel, WorldModelConfig, checkpointed, join,
 class VectorConfig(WorldModelConfig):
     """Shape of a world model of one vector per frame; WorldModelConfig has the rest.
 
-    predictor_width, predictor_depth, substeps: see MLPPredictor.
+    predictor_width, predictor_depth, substeps, gated: see MLPPredictor.
     """
 
     predictor_width: int = 512
     predictor_depth: int = 3
     substeps: int = 1
+    gated: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,6 +49,7 @@ class VectorConfig(WorldModelConfig):
             self.predictor_width,
             self.predictor_depth,
             self.substeps,
+            self.gated,
         )
 
 

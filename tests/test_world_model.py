@@ -43,10 +43,11 @@ def test_predict_is_one_step_of_a_rollout(make_model: Any, substeps: int) -> Non
     torch.testing.assert_close(join(found), expected)
 
 
+@pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("rows", [1, 3, 40])
-def test_fixed_weights_change_nothing_but_the_time(make_model: Any, rows: int) -> None:
+def test_fixed_weights_change_nothing_but_the_time(make_model: Any, rows: int, gated: bool) -> None:
     """The written-out backward of a predictor that is not trained is autograd's."""
-    model = make_model(substeps=2, predictor_depth=2).double()
+    model = make_model(substeps=2, predictor_depth=2, gated=gated).double()
     generator = torch.Generator().manual_seed(2)
     for weight in model.predictor.parameters():
         weight.data.normal_(std=0.3, generator=generator)
@@ -65,6 +66,21 @@ def test_fixed_weights_change_nothing_but_the_time(make_model: Any, rows: int) -
     (slope,) = torch.autograd.grad(out.square().sum(), inputs[1], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.sum().backward()
+
+
+def test_a_closed_gate_changes_nothing_and_an_open_one_all(make_model: Any) -> None:
+    gated, plain = make_model(gated=True), make_model()
+    changes, gates = gated.predictor.output.bias.data.chunk(2)
+    start, actions = some_start(), torch.ones(3, 2, 4)
+    for weight in gated.predictor.output.parameters():
+        weight.data.zero_()
+    changes.fill_(0.5)
+    gates.copy_(torch.tensor([-100.0, 100.0]).repeat(len(gates) // 2))
+    out = gated.unroll(start, actions[:, :0], actions) - join(start)
+    torch.testing.assert_close(out[:, :, ::2], torch.zeros_like(out[:, :, ::2]))
+    torch.testing.assert_close(out[:, 0, 1::2], torch.full_like(out[:, 0, 1::2], 0.5))
+    torch.testing.assert_close(out[:, 1, 1::2], torch.full_like(out[:, 0, 1::2], 1.0))
+    assert len(gated.predictor.output.bias) == 2 * len(plain.predictor.output.bias)
 
 
 def test_one_weight_that_is_trained_has_its_gradient(make_model: Any) -> None:

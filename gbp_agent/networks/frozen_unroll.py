@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 _layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
 _gelu_backward = torch.ops.aten.gelu_backward.default
+_glu_backward = torch.ops.aten.glu_backward.default
 # On a processor torch hands GELU of contiguous tensors to oneDNN, which for so few rows takes
 # several times as long as torch itself; transposed tensors it keeps.
 _FEW_ROWS = 32
@@ -34,7 +35,7 @@ class Layers(NamedTuple):
 
     input: Tensor  # (width, L)
     blocks: list[Block]
-    output: tuple[Tensor, Tensor]
+    output: tuple[Tensor, Tensor]  # of changes, and of the gates' logits if there are any
 
     @classmethod
     def of(cls, input: Tensor, blocks: nn.ModuleList, output: nn.Linear) -> Layers:
@@ -50,6 +51,11 @@ class Layers(NamedTuple):
                 )
             )
         return cls(input, found, (output.weight, output.bias))
+
+    @property
+    def gated(self) -> bool:
+        """Whether the output holds gates behind the changes."""
+        return len(self.output[0]) > self.input.shape[1]
 
     def frozen(self) -> bool:
         """Whether none of the weights is to be trained."""
@@ -84,7 +90,12 @@ class _Unroll(torch.autograd.Function):
                     kept += [hidden, mean, rstd, inner]
                 active = F.gelu(inner.t()).t() if few else F.gelu(inner)
                 hidden = torch.addmm(bias_2, active, weight_2).add_(hidden)
-            latent = torch.addmm(bias_out, hidden, weight_out).add_(latent)
+            change = torch.addmm(bias_out, hidden, weight_out)
+            if layers.gated:
+                if keep:
+                    kept.append(change)
+                change = F.glu(change)
+            latent = change.add_(latent)
             found.append(latent)
         ctx.layers = layers
         ctx.save_for_backward(*kept)
@@ -103,7 +114,10 @@ class _Unroll(torch.autograd.Function):
         of_embedded = []
         for of_found in reversed(gradient.unbind(1)):
             of_latent += of_found
-            of_hidden = of_latent @ weight_out
+            of_change = of_latent
+            if layers.gated:
+                of_change = _glu_backward(of_latent, saved.pop(), -1)
+            of_hidden = of_change @ weight_out
             for scale, shift, weight_1, weight_2 in blocks:
                 hidden, mean, rstd, inner = saved[-4:]
                 del saved[-4:]

@@ -16,6 +16,10 @@ class MLPPredictor(nn.Module):
     action each: what happens in one environment step, such as running into a wall, is far simpler
     than what happens in five.
 
+    With `gated` each number's change is multiplied by a gate between 0 and 1, as in highway
+    networks (arXiv 1505.00387): that nothing happens, as where an action touches nothing, is then
+    learnt closely, and a planner is not drawn to what is promised there.
+
     Args:
         latent_dim: L, width of a latent (visual and proprioceptive part side by side).
         model_action_dim: M.
@@ -23,6 +27,7 @@ class MLPPredictor(nn.Module):
         width: hidden units.
         depth: residual blocks.
         substeps: S, a divisor of the frameskip; with S > 1 the history must be 1.
+        gated: whether changes are gated.
     """
 
     def __init__(
@@ -33,9 +38,10 @@ class MLPPredictor(nn.Module):
         width: int,
         depth: int,
         substeps: int = 1,
+        gated: bool = False,
     ):
         super().__init__()
-        self.substeps = substeps
+        self.substeps, self.gated = substeps, gated
         self.action_width = history * model_action_dim // substeps
         self.input = nn.Linear(history * latent_dim + self.action_width, width)
         self.blocks = nn.ModuleList(
@@ -44,7 +50,8 @@ class MLPPredictor(nn.Module):
             )
             for _ in range(depth)
         )
-        self.output = nn.Linear(width, latent_dim)
+        # Changes, and the gates' logits behind them.
+        self.output = nn.Linear(width, 2 * latent_dim if gated else latent_dim)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
@@ -72,7 +79,8 @@ class MLPPredictor(nn.Module):
             hidden = F.linear(flat, weight, self.input.bias) + embedded
             for block in self.blocks:
                 hidden = hidden + block(hidden)
-            latent = flat = latent + self.output(hidden)
+            change = self.output(hidden)
+            latent = flat = latent + (F.glu(change) if self.gated else change)
             found.append(latent)
         return torch.stack(found, 1)
 
