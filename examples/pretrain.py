@@ -163,6 +163,11 @@ TASKS: dict[str, dict[str, Any]] = {
         **PUSHES,
         "model": {**PUSHES["model"], "latent_dim": 128},
         "representation": RepresentationConfig(blur=2.0),
+        "planning": {
+            "mpc": {"precision": "auto", "proposals": 128},
+            "objective": {"frames": "all", "base": 6.0, "proprio_weight": 0.0},
+            "planners": {"gradient": {"steps": 30, "restarts": 32, "halvings": 4}},
+        },
     },
     # Not shipped. A twentieth of the data, and on Wall no noise on the first latents: for seeing
     # what finetuning does where the base model is poor.
