@@ -127,9 +127,9 @@ PUSHES: dict[str, Any] = {
     "mirrors": True,
     "dynamics": DynamicsConfig(steps=16_000, horizon=2),
     "planning": {
-        "mpc": {"precision": "auto", "proposals": 512},
-        "objective": {"frames": "all", "base": 1.0, "proprio_weight": 0.0},
-        "planners": {"gradient": {"steps": 30, "restarts": 4}},
+        "mpc": {"precision": "auto", "proposals": 128},
+        "objective": {"frames": "all", "base": 2.0, "proprio_weight": 0.0},
+        "planners": {"gradient": {"steps": 30, "restarts": 32, "halvings": 4}},
     },
 }
 # What the shipped models were made with. data: arguments of collect(); the rest: fields of
@@ -156,6 +156,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "rope": {
         "data": {"env_id": "gbp/Rope-v0", **PUSHED},
         **PUSHES,
+        "model": {**PUSHES["model"], "gated": True},
         "representation": RepresentationConfig(blur=4.0),
     },
     "granular": {
@@ -164,9 +165,8 @@ TASKS: dict[str, dict[str, Any]] = {
         "model": {**PUSHES["model"], "latent_dim": 128},
         "representation": RepresentationConfig(blur=2.0),
         "planning": {
-            "mpc": {"precision": "auto", "proposals": 128},
+            **PUSHES["planning"],
             "objective": {"frames": "all", "base": 6.0, "proprio_weight": 0.0},
-            "planners": {"gradient": {"steps": 30, "restarts": 32, "halvings": 4}},
         },
     },
     # Not shipped. A twentieth of the data, and on Wall no noise on the first latents: for seeing
