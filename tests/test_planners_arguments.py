@@ -38,6 +38,8 @@ from gbp_agent.planners import (
         (GradientConfig, {"tolerance": -0.1}),
         (GradientConfig, {"patience": 0}),
         (GradientConfig, {"warm_steps": -1}),
+        (GradientConfig, {"warm_restarts": 0}),
+        (GradientConfig, {"warm_proposals": -1}),
         (GradientConfig, {"max_rollouts": 0}),
         (CEMConfig, {"samples": 1}),
         (CEMConfig, {"iterations": 0}),

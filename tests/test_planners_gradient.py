@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -217,3 +219,50 @@ def test_warm_rows_take_as_many_steps_as_they_are_given() -> None:
     assert len(alone.cost_trace) == 6
     assert alone.gradient_steps == 5
     assert plan(warm, steps=5, warm_steps=40).gradient_steps == 5
+
+
+@pytest.mark.parametrize("init", ["proposals", "normal"])
+@pytest.mark.parametrize(("halvings", "gradient_steps", "points"), [(0, 63, 72), (2, 61, 69)])
+def test_warm_rows_have_restarts_and_proposals_of_their_own(
+    init: Literal["proposals", "normal"], halvings: int, gradient_steps: int, points: int
+) -> None:
+    """Alone and beside others alike; for cold rows nothing changes."""
+    problem = linear_problem()
+    proposals = torch.randn(40, H, M, generator=torch.Generator().manual_seed(4))
+    initial = torch.randn(4, H, M, generator=torch.Generator().manual_seed(3))
+    warm = torch.tensor([True, False, True, False])
+    usual = GradientConfig(steps=12, restarts=16, init=init, halvings=halvings, noise_std=0.01)
+    config = replace(usual, warm_steps=7, warm_restarts=9, warm_proposals=10)
+
+    def plan(config: GradientConfig, count: int) -> PlannerResult:
+        return run(
+            GradientPlanner(config),
+            problem.cost,
+            initial=initial,
+            warm=warm,
+            proposals=proposals[:count],
+        )
+
+    together, cold = plan(config, 40), plan(usual, 40)
+    torch.testing.assert_close(together.model_actions[~warm], cold.model_actions[~warm])
+    assert bool((together.cost[warm] > cold.cost[warm]).all())
+    for row in range(4):
+        rows = slice(row, row + 1)
+        alone = run(
+            GradientPlanner(config),
+            problem.row(row).cost,
+            1,
+            initial=initial[rows],
+            warm=warm[rows],
+            proposals=proposals,
+        )
+        torch.testing.assert_close(alone.model_actions, together.model_actions[rows])
+        torch.testing.assert_close(alone.cost, together.cost[rows])
+        if warm[row]:
+            screened = 11 if init == "proposals" else 0
+            assert alone.gradient_steps == gradient_steps
+            assert alone.evaluations == screened + points
+    if init == "proposals" and halvings == 0:
+        quiet = plan(replace(config, noise_std=0.0), 40)
+        few = plan(replace(usual, noise_std=0.0, steps=7, restarts=9), 10)
+        torch.testing.assert_close(quiet.cost[warm], few.cost[warm])

@@ -196,18 +196,22 @@ def start_from_proposals(
     low: Tensor,
     high: Tensor,
     max_rollouts: int,
+    warm_proposals: int | None = None,
 ) -> Starts:
     """Start from the cheapest proposals, found by one roll-out each without gradients.
 
     defaults: (B, S, H, M) within the bounds, the starts where there are no proposals; the first
         is `initial` in rows that are `warm`, zeros in the others.
     proposals: (K, H, M) or (B, K, H, M), clamped into the bounds here.
+    warm_proposals: how many of them, the first ones, warm rows look at; None for all.
 
     The first default is rolled out along with the proposals and counts as evaluated. In a warm
     row it stays the first of several starts, and a single start where it is no dearer than the
     cheapest proposal. In other rows it comes after all proposals. A proposal without a finite
     cost is no start; where proposals run short the defaults remain, so with K = 0 all do.
     """
+    if warm_proposals is not None and warm.all():
+        proposals = proposals[..., :warm_proposals, :, :]
     if proposals.shape[-3] == 0:
         return Starts(defaults, BestPlan(defaults[:, 0]), 0)
     problems, count = defaults.shape[:2]
@@ -215,6 +219,9 @@ def start_from_proposals(
     candidates = torch.cat([defaults[:, :1], each], dim=1)  # (B, 1 + K, H, M)
     parts = split_samples(candidates, max_rollouts)
     costs = torch.cat([evaluate(cost, part) for part in parts], dim=1)
+    if warm_proposals is not None:
+        hidden = costs[:, 1 + warm_proposals :]
+        hidden.copy_(hidden.masked_fill(warm[:, None], torch.inf))
     dearest = torch.finfo(costs.dtype).max  # still before proposals without a finite cost
     # One start competes with the proposals; the first of several precedes them in any case.
     first = costs[:, 0] if count == 1 else torch.full_like(costs[:, 0], -torch.inf)

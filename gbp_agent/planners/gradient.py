@@ -35,6 +35,9 @@ class GradientConfig:
     steps: ≥ 0, gradient steps; 0 returns the best start.
     warm_steps: ≥ 0, gradient steps of warm rows, which go on with a plan that is good already; None
         takes `steps` for them too, and more than `steps` are not taken.
+    warm_restarts: ≥ 1, restarts of warm rows; None takes `restarts`, and more are not taken.
+    warm_proposals: ≥ 0, how many proposals warm rows look at, the first ones, which are the nearest
+        where the model has keys; None looks at all.
     init: where rows start, "proposals", "zeros", "normal" or "network"; see `GradientPlanner`.
     init_std: ≥ 0, standard deviation of "normal" and of further restarts that are noise.
     restarts: ≥ 1, starts per problem, optimised side by side; the best one is returned.
@@ -62,14 +65,18 @@ class GradientConfig:
     max_rollouts: int = 4096
     warm_steps: int | None = None
     halvings: int = 0
+    warm_restarts: int | None = None
+    warm_proposals: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS, "'adam' is the published one.")
         check_choice("init", self.init, INITS, "give 'zeros' to ignore proposals.")
         check_number("learning_rate", self.learning_rate, "0.2 is usual with Adam.", above=0)
         check_count("steps", self.steps, 0, "100 is usual.")
-        if self.warm_steps is not None:
-            check_count("warm_steps", self.warm_steps, 0, "give None for as many as steps.")
+        for name, least in (("steps", 0), ("restarts", 1), ("proposals", 0)):
+            few = getattr(self, f"warm_{name}")
+            if few is not None:
+                check_count(f"warm_{name}", few, least, "give None to treat all rows alike.")
         check_number("init_std", self.init_std, "1 is the spread of model actions.")
         check_count("restarts", self.restarts, 1, "give 1 for a single start.")
         check_count("halvings", self.halvings, 0, "give 0 to keep every restart to the end.")
@@ -98,11 +105,13 @@ class GradientPlanner:
     - "network": as "zeros", from the plan of the model's initialisation network, which the agent
       gives as `initial` to rows that are not warm and calls them so.
 
-    With `halvings`, successive halving: a row keeps the cheaper half of its restarts, the odd one
-    too, each time a share of `steps` is over, whatever number of steps the row itself takes.
+    With `halvings`, successive halving: the cheaper half of `restarts`, the odd one too, goes on
+    each time a share of `steps` is over, whatever number of steps a row itself takes. A row that
+    has fewer restarts loses none as long as they are not more than that.
 
-    Noise is drawn once per step with shape (S, H, M) for all rows, and a row that stops early
-    stops by itself, so a row's plan does not depend on the rows beside it.
+    Noise is drawn once per step for all rows, of one shape whether they are warm or not, and a row
+    that stops early stops by itself, so a row's plan does not depend on the rows beside it. Warm
+    settings save time only where all rows are warm.
 
     Raises ValueError for arguments that do not fit together and for a cost that is not
     differentiable in the actions.
@@ -131,20 +140,23 @@ class GradientPlanner:
         check_inputs(initial, warm, proposals, low, high, generator)
         config = self.config
         update = OPTIMIZERS[config.optimizer]
+        few, all_warm = self._warm_restarts(), bool(warm.all())
+        defaults = self._default_starts(initial, warm, generator).clamp(low, high)
         starts = start_from_proposals(
             cost,
-            self._default_starts(initial, warm, generator).clamp(low, high),
+            defaults[:, :few] if all_warm else defaults,
             warm=warm,
             proposals=proposals if config.init == "proposals" else none_of(proposals),
             low=low,
             high=high,
             max_rollouts=config.max_rollouts,
+            warm_proposals=config.warm_proposals,
         )
         points, best = starts.plans, starts.best  # (B, S, H, M), changed in place from here on
         moments = (torch.zeros_like(points), torch.zeros_like(points))
         most = self._steps(warm)  # (B,)
         steps = int(most.max())
-        halve_at = self._halve_at()
+        restarts, halve_at = config.restarts, self._halve_at()
         evaluations = gradient_steps = 0
         running = _Running(most, config.tolerance, config.patience, like=best.cost)
         trace: list[Tensor] = []
@@ -154,6 +166,8 @@ class GradientPlanner:
             else:
                 costs = evaluate(cost, points)
             costs = running.hide_stopped(costs, step)
+            if not all_warm:
+                costs[:, few:] = costs[:, few:].masked_fill(warm[:, None], torch.inf)
             best.update(points, costs)
             trace.append(best.cost)
             evaluations += points.shape[1]
@@ -161,12 +175,13 @@ class GradientPlanner:
             if step == steps or running.all_stopped(costs):
                 break
             if step in halve_at:
-                kept = costs.argsort(dim=1)[:, : (points.shape[1] + 1) // 2]
+                restarts = (restarts + 1) // 2
+                kept = costs.argsort(dim=1, stable=True)[:, :restarts]  # hidden ones stay last
                 points, gradient = take_samples(points, kept), take_samples(gradient, kept)
                 moments = (take_samples(moments[0], kept), take_samples(moments[1], kept))
             update(points, gradient, moments, step + 1, config.learning_rate)
             if config.noise_std > 0:
-                noise = draw_noise(generator, points.shape[1], initial)
+                noise = draw_noise(generator, restarts, initial)[: points.shape[1]]
                 points.add_(noise, alpha=config.noise_std)
             points.clamp_(low, high)
         return PlannerResult(
@@ -182,6 +197,12 @@ class GradientPlanner:
         config = self.config
         few = config.steps if config.warm_steps is None else min(config.warm_steps, config.steps)
         return torch.where(warm, few, config.steps)
+
+    def _warm_restarts(self) -> int:
+        """Restarts of a warm row."""
+        config = self.config
+        few = config.restarts if config.warm_restarts is None else config.warm_restarts
+        return min(few, config.restarts)
 
     def _halve_at(self) -> set[int]:
         """After how many steps the number of restarts is halved."""
