@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .apart import plan_apart
 from .checkpoint import load_checkpoint, save_checkpoint
 from .goals import GoalLatents
 from .hub import default_card, upload
@@ -34,7 +35,7 @@ from .proposals import make_proposals
 from .report import EvaluationReport
 from .rollouts import in_parts, rollouts_from
 from .state import AgentState
-from .types import CostFunction, Latent, Objective, Observation, Plan, Planner
+from .types import CostFunction, Latent, Objective, Observation, Plan, Planner, PlannerResult
 from .world_model import LatentWorldModel, repeat_rows
 
 
@@ -342,7 +343,7 @@ class WorldModelMPCAgent:
         model = self.model
         rows = torch.from_numpy(due).to(self.device)
         goal = self._goals(batch, due)
-        start = Latent(*(part[rows] for part in state.history))
+        start = _rows(state.history, rows)
         past, initial = state.past_actions[rows], state.plan[rows]
         warm = initial.flatten(1).any(1)
         if self._network_starts:
@@ -351,18 +352,23 @@ class WorldModelMPCAgent:
             initial = torch.where(warm[:, None, None], initial, guess)
             warm = torch.ones_like(warm)
 
-        generator = self._noise
-        if deterministic:
-            generator = torch.Generator(self.device).manual_seed(self.seed)
-        result = self.planner(
-            self.cost_of(start, past, goal),
-            initial,
-            warm=warm,
-            proposals=self._propose(start, goal, state.plans[due]),
-            low=self._low,
-            high=self._high,
-            generator=generator,
-        )
+        proposals = self._propose(start, goal, state.plans[due])
+
+        def search(group: Tensor) -> PlannerResult:
+            generator = self._noise
+            if deterministic:
+                generator = torch.Generator(self.device).manual_seed(self.seed)
+            return self.planner(
+                self.cost_of(_rows(start, group), past[group], _rows(goal, group)),
+                initial[group],
+                warm=warm[group],
+                proposals=proposals if proposals.dim() == 3 else proposals[group],
+                low=self._low,
+                high=self._high,
+                generator=generator,
+            )
+
+        result = plan_apart(search, warm)
         with torch.no_grad():
             predicted = model.rollout(start, past, result.model_actions)
             actions = model.action_normalizer.to_env(result.model_actions).cpu().numpy()
@@ -378,3 +384,7 @@ class WorldModelMPCAgent:
             gradient_steps=result.gradient_steps,
             seconds=time.perf_counter() - begun,
         )
+
+
+def _rows(latent: Latent, rows: Tensor) -> Latent:
+    return Latent(*(part[rows] for part in latent))

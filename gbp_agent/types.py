@@ -133,7 +133,8 @@ class Plan:
     predicted: Latent with leading shape (B, H), the frames that the model expects.
     goal: Latent with leading shape (B,).
     cost: (B,), cost_trace: (I, B).
-    evaluations, gradient_steps: per problem, as in PlannerResult.
+    evaluations, gradient_steps: per problem, as in PlannerResult, or their means where some rows
+        go on with a plan and others do not.
     seconds: wall-clock time of encoding and planning for the whole batch.
     """
 

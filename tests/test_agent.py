@@ -227,8 +227,9 @@ def test_proposals_go_with_the_plan_of_the_episode(make_agent: Any) -> None:
     assert not torch.equal(one[1], one[2])
     both = proposed([[True, True], [False, False], [False, True]])
     assert torch.equal(both[1][1], one[1])
-    assert torch.equal(both[2][0], one[2])
-    assert torch.equal(both[2][1], one[0])
+    begun, going_on = both[2:]  # which are planned for apart
+    assert torch.equal(going_on[0], one[2])
+    assert torch.equal(begun[0], one[0])
 
 
 # History --------------------------------------------------------------------------------------
@@ -335,6 +336,32 @@ def test_episode_start_resets_one_row_alone(make_agent: Any) -> None:
         expected, unbroken = agent.predict(observation, unbroken)
     assert np.allclose(actions[0], expected[0], atol=1e-5)
     assert not np.allclose(actions[1], expected[1], atol=1e-5)
+
+
+def test_rows_that_go_on_with_a_plan_are_planned_for_apart(make_agent: Any) -> None:
+    """They cost what they cost alone, and so do the others."""
+    planner = GradientPlanner(
+        GradientConfig(steps=6, warm_steps=1, restarts=8, warm_restarts=2, warm_proposals=3)
+    )
+    agent = make_agent(planner=planner, config=MPCConfig(proposals=20), proposals=40)
+    seen, rows, state = sequence(3, 1 + F), 3, None
+    for step, observation in enumerate(seen):
+        start = np.array([False, True, False]) if step == F else None
+        _, state = agent.predict(observation, state, start)
+        if step == 0:
+            cold = agent.last_plan
+    mixed = agent.last_plan
+    assert (cold.evaluations, cold.gradient_steps) == (21 + 8 * 7, 8 * 6)
+    warm_evaluations, warm_steps = 4 + 2 * 2, 2
+    assert mixed.evaluations == round((77 + 2 * warm_evaluations) / rows)
+    assert mixed.gradient_steps == round((48 + 2 * warm_steps) / rows)
+    assert mixed.cost_trace.shape == (7, rows)
+    # The warm rows' traces go on with their last costs.
+    for row, length in enumerate((2, 7, 2)):
+        assert (mixed.cost_trace[length - 1 :, row] == mixed.cost[row]).all()
+    predicted = agent.cost({key: value[1:2] for key, value in seen[-1].items()})
+    found = predicted(mixed.model_actions[1:2, None])[0, 0]
+    torch.testing.assert_close(found, mixed.cost[1])
 
 
 def test_state_can_be_cut_to_some_rows(make_agent: Any) -> None:
