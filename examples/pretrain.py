@@ -71,7 +71,7 @@ PUSHT: dict[str, Any] = {
     "representation": RepresentationConfig(steps=4000),
     "dynamics": DynamicsConfig(steps=20_000),
     "planning": {
-        "mpc": {"precision": "auto", "proposals": 128},
+        "mpc": {"precision": "auto", "proposals": 1024},
         "objective": {
             "frames": "all",
             "base": 8.0,
@@ -81,8 +81,11 @@ PUSHT: dict[str, Any] = {
         "planners": {
             "gradient": {
                 "steps": 30,
-                "restarts": 4,
+                "restarts": 32,
+                "halvings": 4,
                 "warm_steps": 7,
+                "warm_restarts": 4,
+                "warm_proposals": 128,
                 "learning_rate": 0.1,
             }
         },
@@ -177,6 +180,14 @@ TASKS: dict[str, dict[str, Any]] = {
         "model": {**PUSHT["model"], "proposals": 190},
         "representation": RepresentationConfig(steps=1500),
         "dynamics": DynamicsConfig(steps=6000),
+        # As it was compared: fewer sequences and restarts.
+        "planning": {
+            **PUSHT["planning"],
+            "mpc": {"precision": "auto", "proposals": 128},
+            "planners": {
+                "gradient": {"steps": 30, "restarts": 4, "warm_steps": 7, "learning_rate": 0.1}
+            },
+        },
     },
     "wall-small": {
         **WALL,
