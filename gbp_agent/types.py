@@ -96,7 +96,7 @@ class Planner(Protocol):
 
         initial: (B, H, M), the plan to start from: the rest of the last plan in rows that are
             `warm`, zeros in the others, where the planner's own initialisation applies.
-        warm: (B,) bool.
+        warm: (B,) bool; an agent plans for warm rows and for the others in calls of their own.
         proposals: (K, H, M), K ≥ 0, plans that any row may start from, such as those of the
             training data, or (B, K, H, M), each row's own; a planner whose `init` is not
             "proposals" ignores them.
