@@ -1,13 +1,15 @@
 """Times the planner's inner loop on a patch-token model of DINO-WM's size, against a plain loop.
 
     python examples/benchmark_patch.py --threads 2 --json results/benchmark-patch.json
+    python examples/benchmark_patch.py --device cuda --samples 300 --repeats 20
 
 The weights are random: they do not matter for the time, and neither needs the network. Both loops
 have the same weights, frames, goal and plans, and their costs and gradients are compared.
 
 Peak memory is that of whole decisions, each in a process of its own, with the default bounds: one
 iteration of CEM, since the others need no more, and a gradient step with and without activation
-checkpointing.
+checkpointing. On a GPU it is what PyTorch has allocated there, and whole decisions with the
+published budgets are timed as well.
 """
 
 import json
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peak_memory
 import published_loop
 import torch
@@ -35,6 +38,7 @@ from gbp_agent import (
     Planner,
     WorldModelMPCAgent,
 )
+from gbp_agent.graphs import CostGraphs
 from gbp_agent.networks import initialize
 from gbp_agent.planners.common import cost_and_gradient, evaluate
 from gbp_agent.precision import Precision
@@ -62,6 +66,8 @@ class Args:
     """Times that each is timed, of which the median is shown."""
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     """Of the library's roll-outs. bf16 is slow where the processor has no instructions for it."""
+    device: str = "cpu"
+    """Where to plan. On a GPU the library's roll-outs are timed with and without CUDA graphs."""
     speed: bool = True
     """Whether to time the loops; with --no-speed memory alone is measured."""
     threads: int | None = None
@@ -71,30 +77,35 @@ class Args:
 
 
 def problem(model: PatchWorldModel, history: int) -> dict[str, torch.Tensor]:
-    """Frames, a goal and past actions of one problem."""
+    """Frames, a goal and past actions of one problem, on the model's device."""
     random = torch.Generator().manual_seed(0)
     size, width = model.config.image_size, model.config.proprio_dim
     frames = torch.randint(256, (1, history + 1, size, size, 3), generator=random).byte()
     proprio = torch.randn(1, history + 1, width, generator=random)
-    return {
+    known = {
         "pixels": frames[:, :-1], "proprio": proprio[:, :-1],
         "goal_pixels": frames[:, -1], "goal_proprio": proprio[:, -1],
         "past": torch.randn(1, history - 1, model.model_action_dim, generator=random),
     }  # fmt: skip
+    return {name: part.to(model.device) for name, part in known.items()}
 
 
 def median_seconds(once: Callable[[], Any], repeats: int) -> float:
-    """The median of so many runs after one that warms up."""
+    """The median of so many runs after three that warm up (one on a processor)."""
+    on_gpu = torch.cuda.is_available()
+    warm_up = 3 if on_gpu else 1
     spent = []
-    for _ in range(repeats + 1):
+    for _ in range(repeats + warm_up):
         begun = time.perf_counter()
         once()
+        if on_gpu:
+            torch.cuda.synchronize()
         spent.append(time.perf_counter() - begun)
-    return statistics.median(spent[1:])
+    return statistics.median(spent[warm_up:])
 
 
 def peaks(args: Args, config: PatchConfig) -> dict[str, dict[str, float]]:
-    """Peak memory of decisions, and their seconds."""
+    """Peak memory of decisions on a processor, and their seconds."""
     planners: dict[str, tuple[Planner, MPCConfig]] = {
         f"cem, {args.peak_samples} samples": (
             CEMPlanner(CEMConfig(args.peak_samples, iterations=1, elites=2)),
@@ -114,20 +125,56 @@ def peaks(args: Args, config: PatchConfig) -> dict[str, dict[str, float]]:
     return found
 
 
+def gpu_decisions(args: Args, model: PatchWorldModel) -> dict[str, dict[str, float]]:
+    """Seconds of whole decisions on a GPU with the published budgets, in the last precision, and
+    their peak memory: of the first, in which the graphs are recorded, and of the next."""
+    random = np.random.default_rng(0)
+    size, width = model.config.image_size, model.config.proprio_dim
+    observation = {
+        f"{which}{part}": value
+        for which in ("", "goal_")
+        for part, value in (
+            ("pixels", random.integers(256, size=(size, size, 3), dtype=np.uint8)),
+            ("proprio", random.standard_normal(width, dtype=np.float32)),
+        )
+    }
+    planners: dict[str, Planner] = {
+        "gradient, 100 steps": GradientPlanner(GradientConfig("adam", 0.2, 100, "zeros")),
+        "cem, 300 samples, 30 iterations": CEMPlanner(CEMConfig(300, 30, 30, "zeros")),
+    }
+    precision = args.precisions[-1]
+    print("\n| decision | first, s | next, s | peak, GiB |\n|---|---|---|---|")
+    found: dict[str, dict[str, float]] = {}
+    for name, planner in planners.items():
+        torch.cuda.reset_peak_memory_stats()
+        mpc = MPCConfig(args.horizon, precision=precision)
+        agent = WorldModelMPCAgent(model, planner, config=mpc)
+        first, second = (agent.plan(observation).seconds for _ in range(2))
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        name = f"{name}, {precision}"
+        found[name] = {"first": first, "next": second, "peak_gib": peak}
+        print(f"| {name} | {first:.2f} | {second:.3f} | {peak:.2f} |", flush=True)
+    return found
+
+
 def speed(args: Args, config: PatchConfig) -> dict[str, Any]:
     """Seconds of a gradient step and of a sample, in the plain loop and in the library's."""
     model = PatchWorldModel(config).eval()
     initialize(model.predictor, torch.Generator().manual_seed(0))
+    model = model.to(args.device)
     given = problem(model, args.history)
-    plans = torch.randn(args.samples, args.horizon, model.model_action_dim)
+    random = torch.Generator().manual_seed(1)
+    shape = (args.samples, args.horizon, model.model_action_dim)
+    plans = torch.randn(shape, generator=random).to(args.device)
 
     with torch.no_grad():
         start = model.encode(given["pixels"], given["proprio"])
         goal = model.encode(given["goal_pixels"], given["goal_proprio"])
 
-    plan = torch.zeros(1, args.horizon, model.model_action_dim, requires_grad=True)
+    plan = torch.zeros(1, *shape[1:], device=args.device, requires_grad=True)
     optimizer = torch.optim.Adam([plan], lr=0.2)
     model.requires_grad_(True)
+    model.encoder.requires_grad_(False)  # frozen in the published code as well
     plain_step = median_seconds(
         lambda: published_loop.gradient_step(model, given, goal, plan, optimizer), args.repeats
     )
@@ -153,29 +200,35 @@ def speed(args: Args, config: PatchConfig) -> dict[str, Any]:
         "| cosine of the gradients |"
     )
     print("|---|---|---|---|---|---|---|")
-    print(f"| plain | {1e3 * plain_step:.0f} | 1 | {1e3 * plain_sample:.0f} | 1 | | |")
+    print(f"| plain | {1e3 * plain_step:.1f} | 1 | {1e3 * plain_sample:.2f} | 1 | | |")
+    on_gpu = torch.device(args.device).type == "cuda"
     for precision in args.precisions:
-        agent = WorldModelMPCAgent(
-            model, "gradient", GoalObjective(), MPCConfig(args.horizon, precision=precision)
-        )
-        cost = agent.cost_of(start, given["past"], goal)
-        found = evaluate(cost, plans[None])[0]
-        error = float(((found - expected).abs() / expected.abs()).max())
-        gradient = cost_and_gradient(cost, one)[1].flatten()
-        cosine = float(torch.nn.functional.cosine_similarity(gradient, direction, 0))
-        step = median_seconds(lambda cost=cost: cost_and_gradient(cost, one), args.repeats)
-        each = median_seconds(lambda cost=cost: evaluate(cost, plans[None]), args.repeats)
-        each /= args.samples
-        figures[precision] = {
-            "gradient_step": step, "gradient_ratio": plain_step / step,
-            "sample": each, "sample_ratio": plain_sample / each, "relative_error": error,
-            "gradient_cosine": cosine,
-        }  # fmt: skip
-        print(
-            f"| ours, {precision} | {1e3 * step:.0f} | {plain_step / step:.1f} "
-            f"| {1e3 * each:.0f} | {plain_sample / each:.1f} | {error:.1e} | {cosine:.4f} |",
-            flush=True,
-        )
+        for graphs in (False, True) if on_gpu else (False,):
+            agent = WorldModelMPCAgent(
+                model, "gradient", GoalObjective(), MPCConfig(args.horizon, precision=precision)
+            )
+            cost_of = CostGraphs(agent.cost_of) if graphs else agent.cost_of
+            cost = cost_of(start, given["past"], goal)
+            found = evaluate(cost, plans[None])[0]
+            error = float(((found - expected).abs() / expected.abs()).max())
+            gradient = cost_and_gradient(cost, one)[1].flatten()
+            cosine = float(torch.nn.functional.cosine_similarity(gradient, direction, 0))
+            step = median_seconds(lambda cost=cost: cost_and_gradient(cost, one), args.repeats)
+            each = median_seconds(lambda cost=cost: evaluate(cost, plans[None]), args.repeats)
+            each /= args.samples
+            name = f"{precision}, CUDA graphs" if graphs else precision
+            figures[name] = {
+                "gradient_step": step, "gradient_ratio": plain_step / step,
+                "sample": each, "sample_ratio": plain_sample / each, "relative_error": error,
+                "gradient_cosine": cosine,
+            }  # fmt: skip
+            print(
+                f"| ours, {name} | {1e3 * step:.1f} | {plain_step / step:.1f} "
+                f"| {1e3 * each:.2f} | {plain_sample / each:.1f} | {error:.1e} | {cosine:.4f} |",
+                flush=True,
+            )
+    if on_gpu:
+        figures["decisions"] = gpu_decisions(args, model)
     return figures
 
 
@@ -187,10 +240,11 @@ def main(args: Args) -> None:
         depth=args.depth, history=args.history, proposals=0,
     )  # fmt: skip
     figures: dict[str, Any] = {
-        "machine": machine(), "threads": torch.get_num_threads(),
+        "machine": machine(), "threads": torch.get_num_threads(), "device": args.device,
     }  # fmt: skip
-    print(f"{figures['machine']}, {figures['threads']} thread(s)\n")
-    figures["peaks"] = peaks(args, config)
+    print(f"{figures['machine']}, {figures['threads']} thread(s), {args.device}\n")
+    if args.device == "cpu":
+        figures["peaks"] = peaks(args, config)
     if args.speed:
         figures |= speed(args, config)
     if args.json is not None:

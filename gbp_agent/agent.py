@@ -24,19 +24,19 @@ from torch import Tensor
 from .apart import plan_apart
 from .checkpoint import load_checkpoint, save_checkpoint
 from .goals import GoalLatents
+from .graphs import CostGraphs
 from .hub import default_card, upload
-from .mpc import MPCConfig, starts_from_network
+from .mpc import MPCConfig, starts_from_network, uses_cuda_graphs
 from .objectives import GoalObjective
 from .observations import ObservationKeys, check_observation
 from .planners import PLANNERS, make_planner
 from .planners.settings import planner_from_settings, settings_of
-from .precision import uses_bfloat16
 from .proposals import make_proposals
 from .report import EvaluationReport
-from .rollouts import in_parts, rollouts_from
+from .rollouts import CostOf, planning_cost
 from .state import AgentState
 from .types import CostFunction, Latent, Objective, Observation, Plan, Planner, PlannerResult
-from .world_model import LatentWorldModel, repeat_rows
+from .world_model import LatentWorldModel
 
 
 class WorldModelMPCAgent:
@@ -72,8 +72,9 @@ class WorldModelMPCAgent:
         self.seed = seed
         self.device = model.device
         self.last_plan: Plan | None = None
-        self._bfloat16 = uses_bfloat16(self.config.precision, self.device)
-        self._rollouts_from = rollouts_from(self.model, self.config)
+        self._cost_of: CostOf = planning_cost(self.model, self.objective, self.config)
+        graphs = uses_cuda_graphs(self.config, self.objective, self.device)
+        self._search_cost_of: CostOf = CostGraphs(self._cost_of) if graphs else self._cost_of
         self._noise = torch.Generator(self.device).manual_seed(seed)
         self._goal: Observation | np.ndarray | None = None
         self._state: AgentState | None = None
@@ -81,6 +82,7 @@ class WorldModelMPCAgent:
         self._propose = make_proposals(
             model, self.objective, self.config.proposals, self.config.horizon
         )
+        self._encode = partial(_encode, model)
         self._goals = GoalLatents(self._encode)
         # A planner is told of the network's plans as if they were the rest of earlier ones.
         self._network_starts = starts_from_network(self.planner, model, self.config)
@@ -249,21 +251,7 @@ class WorldModelMPCAgent:
 
         start: Latent (B, T); past: (B, T-1, M), the model actions between; goal: Latent (B,).
         """
-
-        precision = partial(
-            torch.autocast, self.device.type, torch.bfloat16, enabled=self._bfloat16
-        )
-        with precision():
-            rollouts = self._rollouts_from(start, past)
-
-        def cost(model_actions: Tensor) -> Tensor:
-            samples = model_actions.shape[1]
-            with precision():
-                predicted = rollouts(model_actions.flatten(0, 1))
-            goals = Latent(*(repeat_rows(part, samples) for part in goal))
-            return self.objective(predicted, goals).unflatten(0, (-1, samples))
-
-        return in_parts(cost, self.model.rollouts_at_once)
+        return self._cost_of(start, past, goal)
 
     # Details ----------------------------------------------------------------------------------
 
@@ -323,14 +311,6 @@ class WorldModelMPCAgent:
             state = state.restart(begun, Latent(*(part[len(ended) :] for part in latent)))
         return state
 
-    def _encode(self, batch: dict[str, np.ndarray], rows: np.ndarray, which: str = "") -> Latent:
-        """The latents of these rows' observations, or with "goal_" of their goals."""
-        with torch.no_grad():
-            return self.model.encode(
-                torch.from_numpy(batch[f"{which}pixels"][rows]).to(self.device),
-                torch.from_numpy(batch[f"{which}proprio"][rows]).to(self.device),
-            )
-
     def _plan(
         self,
         batch: dict[str, np.ndarray],
@@ -359,7 +339,7 @@ class WorldModelMPCAgent:
             if deterministic:
                 generator = torch.Generator(self.device).manual_seed(self.seed)
             return self.planner(
-                self.cost_of(_rows(start, group), past[group], _rows(goal, group)),
+                self._search_cost_of(_rows(start, group), past[group], _rows(goal, group)),
                 initial[group],
                 warm=warm[group],
                 proposals=proposals if proposals.dim() == 3 else proposals[group],
@@ -388,3 +368,14 @@ class WorldModelMPCAgent:
 
 def _rows(latent: Latent, rows: Tensor) -> Latent:
     return Latent(*(part[rows] for part in latent))
+
+
+def _encode(
+    model: LatentWorldModel, batch: dict[str, np.ndarray], rows: np.ndarray, which: str = ""
+) -> Latent:
+    """The latents of these rows' observations, or with "goal_" of their goals."""
+    with torch.no_grad():
+        return model.encode(
+            torch.from_numpy(batch[f"{which}pixels"][rows]).to(model.device),
+            torch.from_numpy(batch[f"{which}proprio"][rows]).to(model.device),
+        )

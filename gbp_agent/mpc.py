@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
+from .objectives import GoalObjective
 from .precision import Precision
-from .types import Planner
+from .types import Objective, Planner
 from .world_model import LatentWorldModel
 
 
@@ -26,6 +29,10 @@ class MPCConfig:
     in it. It changes no number but the time of a gradient step. compile: pass the roll-outs
     through torch.compile, which needs a C++ compiler, at the first decision. It is off because it
     takes minutes, which steps that are hardly faster do not pay back within an episode.
+    cuda_graphs: on a GPU, record what a planner does with the model as CUDA graphs and replay them
+    (see `CostGraphs`), which changes no number but the time. None does so with a `GoalObjective`;
+    an objective of your own, for which True asks, must then neither wait for the GPU (as `item()`
+    does) nor change its settings later. Without a GPU it has no effect.
     """
 
     horizon: int = 5
@@ -35,6 +42,7 @@ class MPCConfig:
     proposals: int | None = None
     checkpoint_activations: bool = False
     compile: bool = False
+    cuda_graphs: bool | None = None
 
     def __post_init__(self) -> None:
         if self.horizon < 1 or not 1 <= self.execute <= self.horizon:
@@ -49,6 +57,17 @@ class MPCConfig:
         for name in ("checkpoint_activations", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.cuda_graphs not in (True, False, None):
+            raise ValueError(f"cuda_graphs must be True, False or None, got {self.cuda_graphs!r}")
+
+
+def uses_cuda_graphs(config: MPCConfig, objective: Objective, device: torch.device | str) -> bool:
+    """Whether planning on this device replays CUDA graphs."""
+    if torch.device(device).type != "cuda":
+        return False
+    if config.cuda_graphs is None:
+        return isinstance(objective, GoalObjective)
+    return config.cuda_graphs
 
 
 def starts_from_network(planner: Planner, model: LatentWorldModel, config: MPCConfig) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -115,7 +115,7 @@ class GoalObjective:
         cost = visual.square().sum((-2, -1)) / max(1, visual.shape[-2:].numel())
         if any(shares):
             proprio = predicted.proprio - goal.proprio.unsqueeze(-2)
-            cost = cost + proprio.square() @ proprio.new_tensor(shares)
+            cost = cost + proprio.square() @ _constant(tuple(shares), like=proprio)
         return cost
 
     def _shares(self, width: int) -> list[float]:
@@ -132,7 +132,7 @@ class GoalObjective:
         """From the frames' costs (N, H), what a plan costs (N, H) that ends with the first, …,
         the last of them."""
         horizon, step_cost = cost.shape[1], self.step_cost or 0.0
-        waiting = cost.new_tensor([[step_cost * h] for h in range(horizon)])
+        waiting = _constant(tuple((step_cost * h,) for h in range(horizon)), like=cost)
         # Plans along the columns: a look-up compares tens of thousands, and long rows are fast.
         return torch.addmm(waiting, prefix_weights(horizon, self.base, like=cost), cost.T).T
 
@@ -168,13 +168,26 @@ class StateCost:
 
 def frame_weights(horizon: int, base: float, *, like: Tensor) -> Tensor:
     """Weights (H,) ∝ base^i that add up to 1, with the dtype and device of `like`."""
-    return like.new_tensor(_weights(horizon, base))
+    return _constant(_weights(horizon, base), like=like)
 
 
 def prefix_weights(horizon: int, base: float, *, like: Tensor) -> Tensor:
     """Rows (H, H): for h = 1..H the weights of the first h frames, and 0 for the others."""
-    rows = [_weights(h, base) + (0.0,) * (horizon - h) for h in range(1, horizon + 1)]
-    return like.new_tensor(rows)
+    rows = tuple(_weights(h, base) + (0.0,) * (horizon - h) for h in range(1, horizon + 1))
+    return _constant(rows, like=like)
+
+
+def _constant(values: tuple[Any, ...], *, like: Tensor) -> Tensor:
+    """These numbers, with the dtype and device of `like`; never to be written to."""
+    return _constant_on(values, like.dtype, like.device)
+
+
+@lru_cache
+def _constant_on(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Kept: to copy them to a GPU anew for every cost would wait for it each time, and must not be
+    # done while a CUDA graph is recorded.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 @lru_cache

@@ -19,12 +19,14 @@ from typing import Any, ClassVar
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from .networks import PatchDecoder, PatchEncoder, PatchPredictor
 from .networks.frame_causal import KeysValues
 from .networks.vit import Interpolation, Placement
 from .normalize import ActionNormalizer, Standardizer
+from .precision import cast_weights
 from .types import Latent
 from .world_model import LatentWorldModel, WorldModelConfig, checkpointed, repeat_rows
 
@@ -181,7 +183,7 @@ class PatchWorldModel(LatentWorldModel):
         checkpoint_activations: bool = False,
     ) -> Latent:
         remembered = self._remember(start, past_actions)
-        return self._unroll(start, remembered, checkpoint_activations, model_actions)
+        return self._unroll(start, remembered, {}, checkpoint_activations, model_actions)
 
     def rollouts_from(
         self, start: Latent, past_actions: Tensor, *, checkpoint_activations: bool = False
@@ -190,7 +192,8 @@ class PatchWorldModel(LatentWorldModel):
         a decision: what no plan changes is computed here, once, and is not differentiated."""
         with torch.no_grad():
             remembered = self._remember(start, past_actions)
-        return partial(self._unroll, start, remembered, checkpoint_activations)
+            weights = cast_weights(self.predictor, self.device)
+        return partial(self._unroll, start, remembered, weights, checkpoint_activations)
 
     def _remember(self, start: Latent, past_actions: Tensor) -> list[list[KeysValues]]:
         """What the predictor remembers of the seen frames whose actions are past, for each model
@@ -207,11 +210,17 @@ class PatchWorldModel(LatentWorldModel):
         self,
         start: Latent,
         remembered: list[list[KeysValues]],
+        weights: dict[str, Tensor],
         checkpoint_activations: bool,
         model_actions: Tensor,
     ) -> Latent:
-        """Frames that follow the last one of `start`, given what is remembered of the others."""
-        next_frame = checkpointed(self._next_frame) if checkpoint_activations else self._next_frame
+        """Frames that follow the last one of `start`, given what is remembered of the others.
+
+        weights: to take instead of the predictor's, by their names in it.
+        """
+        next_frame: Callable[..., Tensor] = partial(self._next_frame, weights)
+        if checkpoint_activations:
+            next_frame = checkpointed(next_frame, self.training)
         last = Latent(*(part[:, -1] for part in start))
         embedded = self.predictor.embed(model_actions)
         frames = [repeat_rows(self.predictor.merge(*last), len(model_actions) // len(last.visual))]
@@ -222,11 +231,18 @@ class PatchWorldModel(LatentWorldModel):
         return Latent(*self.predictor.separate(torch.stack(frames[1:], 1)))
 
     def _next_frame(
-        self, past: list[KeysValues] | None, embedded: Tensor, *frames: Tensor
+        self,
+        weights: dict[str, Tensor],
+        past: list[KeysValues] | None,
+        embedded: Tensor,
+        *frames: Tensor,
     ) -> Tensor:
         """Carried frames (N, …), oldest first, their embedded actions (N, t, ·), and what the
         predictor remembers of those before → the next one (N, …)."""
-        found: Tensor = self.predictor(torch.stack(frames, 1), embedded, past)
+        given = torch.stack(frames, 1), embedded, past
+        found: Tensor = (
+            functional_call(self.predictor, weights, given) if weights else self.predictor(*given)
+        )
         return found
 
     def embed_actions(self, model_actions: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -20,3 +21,20 @@ def uses_bfloat16(precision: Precision, device: torch.device | str) -> bool:
         return torch.cuda.is_bf16_supported()
     check = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     return bool(check())
+
+
+def cast_weights(module: nn.Module, device: torch.device) -> dict[str, Tensor]:
+    """Weights of the module's linear layers as autocast takes them, by their names in the module,
+    to be given to `torch.func.functional_call`; none where autocast is off.
+
+    Autocast casts weights that are not trained anew in every call.
+    """
+    if not torch.is_autocast_enabled(device.type):
+        return {}
+    dtype = torch.get_autocast_dtype(device.type)
+    return {
+        f"{name}.{kind}": weight.to(dtype)
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+        for kind, weight in layer.named_parameters()
+    }

@@ -1,4 +1,4 @@
-"""How an agent calls its model's roll-out in planning."""
+"""What a planner minimises: how an agent calls its model's roll-out."""
 
 from __future__ import annotations
 
@@ -11,11 +11,38 @@ from torch import Tensor
 
 from .mpc import MPCConfig
 from .planners.common import split_samples
-from .types import CostFunction, Latent
-from .world_model import LatentWorldModel
+from .precision import uses_bfloat16
+from .types import CostFunction, Latent, Objective
+from .world_model import LatentWorldModel, repeat_rows
 
+CostOf = Callable[[Latent, Tensor, Latent], CostFunction]
+"""B problems, start Latent (B, T), past actions (B, T-1, M), goal Latent (B,) → what candidate
+plans (B, S, H, M) cost, (B, S)."""
 Rollouts = Callable[[Tensor], Latent]
 """Plans (N, H, M) from known frames → the frames that follow, (N, H); see `WorldModel.rollout`."""
+
+
+def planning_cost(model: LatentWorldModel, objective: Objective, config: MPCConfig) -> CostOf:
+    """What a planner of this model minimises, as a function of its problems; in the precision and
+    the parts that the settings and the device ask for."""
+    rollouts_of = rollouts_from(model, config)
+    half = uses_bfloat16(config.precision, model.device)
+    precision = partial(torch.autocast, model.device.type, torch.bfloat16, enabled=half)
+
+    def cost_of(start: Latent, past_actions: Tensor, goal: Latent) -> CostFunction:
+        with precision():
+            rollouts = rollouts_of(start, past_actions)
+
+        def cost(model_actions: Tensor) -> Tensor:
+            samples = model_actions.shape[1]
+            with precision():
+                predicted = rollouts(model_actions.flatten(0, 1))
+            goals = Latent(*(repeat_rows(part, samples) for part in goal))
+            return objective(predicted, goals).unflatten(0, (-1, samples))
+
+        return in_parts(cost, model.rollouts_at_once)
+
+    return cost_of
 
 
 def rollouts_from(
@@ -36,7 +63,8 @@ def rollouts_from(
     if config.checkpoint_activations:
         rollout = partial(model.rollout, checkpoint_activations=True)
     if config.compile:
-        rollout = compiled(rollout, backend)
+        # torch 2.14 cannot compile what is checkpointed for any number of plans at once.
+        rollout = compiled(rollout, backend, dynamic=not config.checkpoint_activations)
     return lambda start, past_actions: partial(rollout, start, past_actions)
 
 
@@ -56,16 +84,19 @@ def in_parts(cost: CostFunction, most: int) -> CostFunction:
 
 
 def compiled(
-    rollout: Callable[..., Latent], backend: str | Callable[..., Any] = "inductor"
+    rollout: Callable[..., Latent],
+    backend: str | Callable[..., Any] = "inductor",
+    dynamic: bool = True,
 ) -> Callable[[Latent, Tensor, Tensor], Latent]:
-    """The roll-out through torch.compile, at its first call and for any number of plans.
+    """The roll-out through torch.compile, at its first call: for any number of plans, or with
+    `dynamic=False` for each number anew.
 
     Its calls raise:
         RuntimeError: torch cannot compile it; one line.
     """
     from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
 
-    fast = torch.compile(rollout, dynamic=True, backend=backend)
+    fast = torch.compile(rollout, dynamic=dynamic, backend=backend)
 
     def call(start: Latent, past_actions: Tensor, model_actions: Tensor) -> Latent:
         try:

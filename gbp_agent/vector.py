@@ -88,7 +88,7 @@ class VectorWorldModel(LatentWorldModel):
         history = self.config.history
         if history == 1 and not checkpoint_activations:
             return unroll(first, self.predictor.embed(model_actions.unsqueeze(2)).flatten(1, 2))
-        predict = checkpointed(unroll) if checkpoint_activations else unroll
+        predict = checkpointed(unroll, self.training) if checkpoint_activations else unroll
         past = repeat_rows(past_actions, plans)
         taken = torch.cat([past, model_actions], 1).unfold(1, history, 1).transpose(2, 3)
         latents = list(first.unbind(1))

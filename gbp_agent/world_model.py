@@ -221,9 +221,12 @@ class LatentWorldModel(nn.Module):
         return split(vectors, self.token_width, self.tokens)
 
 
-def checkpointed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, which keeps its arguments alone for backward and is computed again there."""
-    return partial(checkpoint, function, use_reentrant=False)
+def checkpointed(function: Callable[..., Any], training: bool) -> Callable[..., Any]:
+    """The function, which keeps its arguments alone for backward and is computed again there.
+
+    training: whether it draws random numbers, which the second time are to be the same.
+    """
+    return partial(checkpoint, function, use_reentrant=False, preserve_rng_state=training)
 
 
 def repeat_rows(tensor: Tensor, times: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -575,3 +577,17 @@ def test_a_perfect_model_solves_wall(planner: str, execute: int, make_model: Any
         goal_mode="segment", goal_steps=12, max_episode_steps=20,
     )  # fmt: skip
     assert report.successes >= 8
+
+
+def test_an_agent_is_freed_at_once(make_agent: Any) -> None:
+    """It may hold much of a GPU's memory, which is not to wait for the collector of cycles."""
+    gc.collect()
+    gc.disable()
+    try:
+        agent = make_agent()
+        agent.act(observations(None))
+        gone = weakref.ref(agent)
+        del agent
+        assert gone() is None
+    finally:
+        gc.enable()

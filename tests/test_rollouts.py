@@ -20,14 +20,15 @@ WIDE = {"compact": {"predictor_width": 64, "predictor_depth": 8}, "patch": {"mlp
 
 
 def at_random(model: Any, rows: int) -> tuple[Latent, Tensor, Latent]:
-    """Random frames, the actions between them, four wide, and a goal."""
+    """Random frames, the actions between them, four wide, and a goal, on the model's device."""
     generator = torch.Generator().manual_seed(0)
-    frames = model.history
+    frames, device = model.history, model.device
     pixels = torch.randint(256, (rows, frames + 1, SIZE, SIZE, 3), generator=generator).byte()
+    proprio = torch.randn(rows, frames + 1, 2, generator=generator)
     with torch.no_grad():
-        known = model.encode(pixels, torch.randn(rows, frames + 1, 2, generator=generator))
+        known = model.encode(pixels.to(device), proprio.to(device))
     start, goal = (Latent(*(part[:, i] for part in known)) for i in (slice(frames), frames))
-    return start, torch.randn(rows, frames - 1, 4, generator=generator), goal
+    return start, torch.randn(rows, frames - 1, 4, generator=generator).to(device), goal
 
 
 def plans(rows: int, samples: int) -> Tensor:
@@ -82,7 +83,7 @@ def test_costs_in_parts(family: str, families: Any, make_agent: Any, monkeypatch
 
         return counting
 
-    monkeypatch.setattr("gbp_agent.agent.rollouts_from", counted)
+    monkeypatch.setattr("gbp_agent.rollouts.rollouts_from", counted)
     cost = make_agent(model=model, config=MPCConfig(H)).cost_of(*at_random(model, rows=2))
     together = cost(plans(2, 7)).detach()
     torch.testing.assert_close(evaluate(cost, plans(2, 7)), together)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +27,31 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
         return weight.softmax(-1) @ v
 
 
+def beginnings(whole: Tensor, ends: Sequence[int]) -> tuple[Tensor, ...]:
+    """The first so many rows of keys or values (N, heads, c, d), for each of `ends`, the last of
+    which is c."""
+    if len(ends) == 1:
+        return (whole,)
+    found: tuple[Tensor, ...] = _Beginnings.apply(whole, ends)
+    return found
+
+
+class _Beginnings(torch.autograd.Function):
+    """Slices, whose gradients are added up in place: autograd fills a tensor of zeros for each."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, ends: Sequence[int]) -> tuple[Tensor, ...]:
+        return tuple(whole[:, :, :end] for end in ends)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        *others, longest = gradients
+        total = longest.clone()
+        for gradient in others:
+            total[:, :, : gradient.shape[2]] += gradient
+        return total, None
+
+
 class Attention(nn.Module):
     """Multi-head attention, pre-norm; tokens see their own frame and earlier ones."""
 
@@ -42,24 +70,26 @@ class Attention(nn.Module):
         W), and the keys and values of all. past: those of the frames before, of B ≤ N rows that
         are the same for N/B rows in a row each."""
         parts = self.to_qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1))
-        # (N, heads, t·P, d) each, and dense, so that no product below has to copy its frames.
-        q, k, v = parts.permute(3, 0, 4, 1, 2, 5).contiguous().flatten(3, 4)
+        parts = parts.permute(3, 0, 4, 1, 2, 5)
+        if x.device.type == "cpu":  # dense, so that no product below has to copy its frames
+            parts = parts.contiguous()
+        q, k, v = parts.flatten(3, 4)  # (N, heads, t·P, d) each
         frames, tokens, own = x.shape[1], x.shape[2], (k, v)
+        if not wanted:
+            return x[:, :0], own
         keys, values = own if past is None else map(_after, past, own)
         rate = self.dropout if self.training else 0.0
         # A frame at a time, so that no mask is needed and nothing is computed that one would hide.
-        ends = [keys.shape[2] - (frames - 1 - i) * tokens for i in range(frames)]
+        ends = [keys.shape[2] - (frames - 1 - i) * tokens for i in range(frames - wanted, frames)]
         found = [
-            attend(
-                q[:, :, i * tokens : (i + 1) * tokens],
-                keys[:, :, : ends[i]],
-                values[:, :, : ends[i]],
-                rate,
-            ).transpose(1, 2)
-            for i in range(frames - wanted, frames)
+            attend(*each, rate).transpose(1, 2)
+            for each in zip(
+                q[:, :, -wanted * tokens :].split(tokens, 2),
+                beginnings(keys, ends),
+                beginnings(values, ends),
+                strict=True,
+            )
         ]
-        if not found:
-            return x[:, :0], own
         joined = torch.stack(found, 1).flatten(3)  # (N, wanted, P, heads·d)
         return self.drop(self.out(joined)), own
 
