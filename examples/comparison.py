@@ -25,7 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "more-data": {"method": "offline", "horizon": 3},
 }
 FROM_ZEROS = GradientConfig("adam", learning_rate=0.2, steps=50, init="zeros")
-# The best for Adam from zeros on validation episodes, of those that docs/evidence.md lists; not
+# The best for Adam from zeros on validation episodes, of those that docs/evidence/radii.md lists; not
 # searched for elsewhere, so that there are no models with TUNED radii there.
 TUNED = ("adversarial-tuned", "noise")
 RADII = {

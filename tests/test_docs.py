@@ -10,7 +10,7 @@ import pytest
 import gbp_agent
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 DOCUMENTED = [name for name in gbp_agent.__all__ if callable(getattr(gbp_agent, name))]
 
 
@@ -22,7 +22,7 @@ def test_a_public_name_has_a_docstring(name: str) -> None:
     assert not words.startswith(f"{name}(")  # what a dataclass or a named tuple writes by itself
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_names_is_there(page: Path) -> None:
     text = page.read_text("utf-8")
     links = re.findall(r"\]\((?!https?://)([^)#]+)", text)
