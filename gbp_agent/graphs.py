@@ -37,6 +37,7 @@ class CostGraphs:
     def __init__(self, cost_of: CostOf):
         self._cost_of = cost_of
         self._problems: dict[int, _Problems] = {}
+        self._pool: Any = None  # one for all graphs, of which only one runs at a time
 
     def __call__(self, start: Latent, past_actions: Tensor, goal: Latent) -> CostFunction:
         """The cost of plans for these problems; arguments as for `cost_of`.
@@ -50,7 +51,9 @@ class CostGraphs:
         if problems is None:
             while len(self._problems) >= MOST_SIZES:
                 del self._problems[next(iter(self._problems))]
-            problems = _Problems(self._cost_of, known)
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            problems = _Problems(self._cost_of, known, self._pool)
         self._problems[rows] = problems  # the last one used stands last
         problems.set(known)
         return problems.cost
@@ -59,10 +62,10 @@ class CostGraphs:
 class _Problems:
     """The graphs for B problems, which all read the same copy of them."""
 
-    def __init__(self, cost_of: CostOf, known: tuple[Tensor, ...]):
+    def __init__(self, cost_of: CostOf, known: tuple[Tensor, ...], pool: Any):
         self._known = [part.detach().clone() for part in known]
         visual, proprio, past_actions, *goal = self._known
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool = pool
         self._calls: Counter[Any] = Counter()
         self._recorded: dict[Any, _CostGraph] = {}
 
