@@ -25,8 +25,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "more-data": {"method": "offline", "horizon": 3},
 }
 FROM_ZEROS = GradientConfig("adam", learning_rate=0.2, steps=50, init="zeros")
-# The best for Adam from zeros on validation episodes, of those that docs/evidence/radii.md lists; not
-# searched for elsewhere, so that there are no models with TUNED radii there.
+# The best for Adam from zeros on validation episodes, of those that docs/evidence/radii.md lists;
+# not searched for elsewhere, so that there are no models with TUNED radii there.
 TUNED = ("adversarial-tuned", "noise")
 RADII = {
     "pusht": AdversarialConfig(visual=0.0, proprio=0.0, action=0.2),

@@ -110,9 +110,11 @@ class WorldModelMPCAgent:
         """Load a shipped model by name, a folder, or "hf://owner/repo" (see load_checkpoint).
 
         planner: a name takes the settings that were found best for this model.
-        device: the processor by default.
+        device: the processor by default; "auto" takes a GPU where there is one.
         """
         model, planning = load_checkpoint(name_or_path, revision=revision)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         model = model.to(device or "cpu")
         try:
             return cls.from_settings(model, planning, planner, config, objective, seed)

@@ -252,3 +252,12 @@ def test_bad_shapes(changes: dict[str, Any]) -> None:
     }  # fmt: skip
     with pytest.raises(ValueError, match="must"):
         CompactWorldModel(CompactConfig(**{**fields, **changes}))
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_device_chosen_by_itself(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Any] = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr(CompactWorldModel, "to", lambda model, to: taken.append(to) or model)
+    WorldModelMPCAgent.from_pretrained("wall", device="auto")
+    assert taken == ["cuda" if gpu else "cpu"]
