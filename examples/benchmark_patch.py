@@ -1,7 +1,7 @@
 """Times the planner's inner loop on a patch-token model of DINO-WM's size, against a plain loop.
 
     python examples/benchmark_patch.py --threads 2 --json results/benchmark-patch.json
-    python examples/benchmark_patch.py --device cuda --samples 300 --repeats 20
+    python examples/benchmark_patch.py --device cuda --samples 300 --repeats 5
 
 The weights are random: they do not matter for the time, and neither needs the network. Both loops
 have the same weights, frames, goal and plans, and their costs and gradients are compared.
@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import peak_memory
 import published_loop
 import torch
 import tyro
+from torch.nn.functional import cosine_similarity
 
 from gbp_agent import (
     CEMConfig,
@@ -38,11 +38,12 @@ from gbp_agent import (
     Planner,
     WorldModelMPCAgent,
 )
-from gbp_agent.graphs import CostGraphs
+from gbp_agent.graphs import RECORD_AT, CostGraphs
 from gbp_agent.networks import initialize
 from gbp_agent.planners.common import cost_and_gradient, evaluate
 from gbp_agent.precision import Precision
 from gbp_agent.report import machine, write_text
+from gbp_agent.types import CostFunction
 
 
 @dataclass
@@ -91,9 +92,9 @@ def problem(model: PatchWorldModel, history: int) -> dict[str, torch.Tensor]:
 
 
 def median_seconds(once: Callable[[], Any], repeats: int) -> float:
-    """The median of so many runs after three that warm up (one on a processor)."""
+    """The median of so many runs after one that warms up; on a GPU as many as record a graph."""
     on_gpu = torch.cuda.is_available()
-    warm_up = 3 if on_gpu else 1
+    warm_up = RECORD_AT if on_gpu else 1
     spent = []
     for _ in range(repeats + warm_up):
         begun = time.perf_counter()
@@ -128,16 +129,7 @@ def peaks(args: Args, config: PatchConfig) -> dict[str, dict[str, float]]:
 def gpu_decisions(args: Args, model: PatchWorldModel) -> dict[str, dict[str, float]]:
     """Seconds of whole decisions on a GPU with the published budgets, in the last precision, and
     their peak memory: of the first, in which the graphs are recorded, and of the next."""
-    random = np.random.default_rng(0)
-    size, width = model.config.image_size, model.config.proprio_dim
-    observation = {
-        f"{which}{part}": value
-        for which in ("", "goal_")
-        for part, value in (
-            ("pixels", random.integers(256, size=(size, size, 3), dtype=np.uint8)),
-            ("proprio", random.standard_normal(width, dtype=np.float32)),
-        )
-    }
+    observation = peak_memory.random_observation(model.config)
     planners: dict[str, Planner] = {
         "gradient, 100 steps": GradientPlanner(GradientConfig("adam", 0.2, 100, "zeros")),
         "cem, 300 samples, 30 iterations": CEMPlanner(CEMConfig(300, 30, 30, "zeros")),
@@ -155,6 +147,15 @@ def gpu_decisions(args: Args, model: PatchWorldModel) -> dict[str, dict[str, flo
         found[name] = {"first": first, "next": second, "peak_gib": peak}
         print(f"| {name} | {first:.2f} | {second:.3f} | {peak:.2f} |", flush=True)
     return found
+
+
+def ours(
+    cost: CostFunction, one: torch.Tensor, plans: torch.Tensor, repeats: int
+) -> dict[str, float]:
+    """Seconds of a gradient step of one plan and of each of several samples."""
+    step = median_seconds(lambda: cost_and_gradient(cost, one), repeats)
+    every = median_seconds(lambda: evaluate(cost, plans[None]), repeats)
+    return {"gradient_step": step, "sample": every / len(plans)}
 
 
 def speed(args: Args, config: PatchConfig) -> dict[str, Any]:
@@ -203,28 +204,25 @@ def speed(args: Args, config: PatchConfig) -> dict[str, Any]:
     print(f"| plain | {1e3 * plain_step:.1f} | 1 | {1e3 * plain_sample:.2f} | 1 | | |")
     on_gpu = torch.device(args.device).type == "cuda"
     for precision in args.precisions:
-        for graphs in (False, True) if on_gpu else (False,):
-            agent = WorldModelMPCAgent(
-                model, "gradient", GoalObjective(), MPCConfig(args.horizon, precision=precision)
-            )
-            cost_of = CostGraphs(agent.cost_of) if graphs else agent.cost_of
-            cost = cost_of(start, given["past"], goal)
+        mpc = MPCConfig(args.horizon, precision=precision)
+        cost_of = WorldModelMPCAgent(model, "gradient", GoalObjective(), mpc).cost_of
+        loops = {precision: cost_of}
+        if on_gpu:
+            loops[f"{precision}, CUDA graphs"] = CostGraphs(cost_of)
+        for name, make in loops.items():
+            cost = make(start, given["past"], goal)
             found = evaluate(cost, plans[None])[0]
-            error = float(((found - expected).abs() / expected.abs()).max())
             gradient = cost_and_gradient(cost, one)[1].flatten()
-            cosine = float(torch.nn.functional.cosine_similarity(gradient, direction, 0))
-            step = median_seconds(lambda cost=cost: cost_and_gradient(cost, one), args.repeats)
-            each = median_seconds(lambda cost=cost: evaluate(cost, plans[None]), args.repeats)
-            each /= args.samples
-            name = f"{precision}, CUDA graphs" if graphs else precision
-            figures[name] = {
-                "gradient_step": step, "gradient_ratio": plain_step / step,
-                "sample": each, "sample_ratio": plain_sample / each, "relative_error": error,
-                "gradient_cosine": cosine,
-            }  # fmt: skip
+            row = figures[name] = ours(cost, one, plans, args.repeats)
+            row["gradient_ratio"] = plain_step / row["gradient_step"]
+            row["sample_ratio"] = plain_sample / row["sample"]
+            row["relative_error"] = float(((found - expected).abs() / expected.abs()).max())
+            row["gradient_cosine"] = float(cosine_similarity(gradient, direction, 0))
             print(
-                f"| ours, {name} | {1e3 * step:.1f} | {plain_step / step:.1f} "
-                f"| {1e3 * each:.2f} | {plain_sample / each:.1f} | {error:.1e} | {cosine:.4f} |",
+                f"| ours, {name} | {1e3 * row['gradient_step']:.1f} "
+                f"| {row['gradient_ratio']:.1f} | {1e3 * row['sample']:.2f} "
+                f"| {row['sample_ratio']:.1f} | {row['relative_error']:.1e} "
+                f"| {row['gradient_cosine']:.4f} |",
                 flush=True,
             )
     if on_gpu:

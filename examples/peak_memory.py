@@ -31,19 +31,23 @@ def decision(
     model = PatchWorldModel(config)
     initialize(model.predictor, torch.Generator().manual_seed(0))
     agent = WorldModelMPCAgent(model, planner, config=mpc)
+    seconds = agent.plan(random_observation(config)).seconds
+    return {
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "seconds": seconds,
+        "rollouts_at_once": model.rollouts_at_once,
+    }
+
+
+def random_observation(config: PatchConfig) -> dict[str, np.ndarray]:
+    """A random picture, proprioception and goal."""
     random = np.random.default_rng(0)
     size = config.image_size
-    observation = {
+    return {
         f"{which}{part}": value
         for which in ("", "goal_")
         for part, value in (
             ("pixels", random.integers(256, size=(size, size, 3), dtype=np.uint8)),
             ("proprio", random.standard_normal(config.proprio_dim, dtype=np.float32)),
         )
-    }
-    seconds = agent.plan(observation).seconds
-    return {
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "seconds": seconds,
-        "rollouts_at_once": model.rollouts_at_once,
     }

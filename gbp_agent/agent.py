@@ -31,12 +31,22 @@ from .objectives import GoalObjective
 from .observations import ObservationKeys, check_observation
 from .planners import PLANNERS, make_planner
 from .planners.settings import planner_from_settings, settings_of
+from .precision import uses_bfloat16
 from .proposals import make_proposals
 from .report import EvaluationReport
-from .rollouts import CostOf, planning_cost
+from .rollouts import in_parts, rollouts_from
 from .state import AgentState
-from .types import CostFunction, Latent, Objective, Observation, Plan, Planner, PlannerResult
-from .world_model import LatentWorldModel
+from .types import (
+    CostFunction,
+    CostOf,
+    Latent,
+    Objective,
+    Observation,
+    Plan,
+    Planner,
+    PlannerResult,
+)
+from .world_model import LatentWorldModel, repeat_rows
 
 
 class WorldModelMPCAgent:
@@ -72,7 +82,7 @@ class WorldModelMPCAgent:
         self.seed = seed
         self.device = model.device
         self.last_plan: Plan | None = None
-        self._cost_of: CostOf = planning_cost(self.model, self.objective, self.config)
+        self._cost_of: CostOf = _planning_cost(self.model, self.objective, self.config)
         graphs = uses_cuda_graphs(self.config, self.objective, self.device)
         self._search_cost_of: CostOf = CostGraphs(self._cost_of) if graphs else self._cost_of
         self._noise = torch.Generator(self.device).manual_seed(seed)
@@ -370,6 +380,32 @@ class WorldModelMPCAgent:
 
 def _rows(latent: Latent, rows: Tensor) -> Latent:
     return Latent(*(part[rows] for part in latent))
+
+
+# Functions, since a bound method that an agent keeps would keep the agent, and a GPU's memory with
+# it, until the next collection of cycles.
+
+
+def _planning_cost(model: LatentWorldModel, objective: Objective, config: MPCConfig) -> CostOf:
+    """What this agent's planner minimises, in the precision and the parts that fit the device."""
+    rollouts_of = rollouts_from(model, config)
+    half = uses_bfloat16(config.precision, model.device)
+    precision = partial(torch.autocast, model.device.type, torch.bfloat16, enabled=half)
+
+    def cost_of(start: Latent, past_actions: Tensor, goal: Latent) -> CostFunction:
+        with precision():
+            rollouts = rollouts_of(start, past_actions)
+
+        def cost(model_actions: Tensor) -> Tensor:
+            samples = model_actions.shape[1]
+            with precision():
+                predicted = rollouts(model_actions.flatten(0, 1))
+            goals = Latent(*(repeat_rows(part, samples) for part in goal))
+            return objective(predicted, goals).unflatten(0, (-1, samples))
+
+        return in_parts(cost, model.rollouts_at_once)
+
+    return cost_of
 
 
 def _encode(

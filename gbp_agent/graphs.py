@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .rollouts import CostOf
-from .types import CostFunction, Latent
+from .types import CostFunction, CostOf, Latent
 
 RECORD_AT = 3
 """The call with plans of one shape that records it; those before it warm up."""

@@ -1,4 +1,4 @@
-"""What a planner minimises: how an agent calls its model's roll-out."""
+"""How an agent calls its model's roll-out in planning."""
 
 from __future__ import annotations
 
@@ -11,38 +11,11 @@ from torch import Tensor
 
 from .mpc import MPCConfig
 from .planners.common import split_samples
-from .precision import uses_bfloat16
-from .types import CostFunction, Latent, Objective
-from .world_model import LatentWorldModel, repeat_rows
+from .types import CostFunction, Latent
+from .world_model import LatentWorldModel
 
-CostOf = Callable[[Latent, Tensor, Latent], CostFunction]
-"""B problems, start Latent (B, T), past actions (B, T-1, M), goal Latent (B,) → what candidate
-plans (B, S, H, M) cost, (B, S)."""
 Rollouts = Callable[[Tensor], Latent]
 """Plans (N, H, M) from known frames → the frames that follow, (N, H); see `WorldModel.rollout`."""
-
-
-def planning_cost(model: LatentWorldModel, objective: Objective, config: MPCConfig) -> CostOf:
-    """What a planner of this model minimises, as a function of its problems; in the precision and
-    the parts that the settings and the device ask for."""
-    rollouts_of = rollouts_from(model, config)
-    half = uses_bfloat16(config.precision, model.device)
-    precision = partial(torch.autocast, model.device.type, torch.bfloat16, enabled=half)
-
-    def cost_of(start: Latent, past_actions: Tensor, goal: Latent) -> CostFunction:
-        with precision():
-            rollouts = rollouts_of(start, past_actions)
-
-        def cost(model_actions: Tensor) -> Tensor:
-            samples = model_actions.shape[1]
-            with precision():
-                predicted = rollouts(model_actions.flatten(0, 1))
-            goals = Latent(*(repeat_rows(part, samples) for part in goal))
-            return objective(predicted, goals).unflatten(0, (-1, samples))
-
-        return in_parts(cost, model.rollouts_at_once)
-
-    return cost_of
 
 
 def rollouts_from(

@@ -46,6 +46,11 @@ class Latent(NamedTuple):
     proprio: Tensor
 
 
+CostOf = Callable[[Latent, Tensor, Latent], CostFunction]
+"""The planner's view of B problems: start Latent (B, T), past actions (B, T-1, M), goal Latent (B,)
+→ what candidate plans (B, S, H, M) cost, (B, S)."""
+
+
 class WorldModel(Protocol):
     """Predicts latents from latents and model actions. Seam one of three."""
 

@@ -87,7 +87,6 @@ def test_same_costs_and_gradients(
     recorded: Any,
 ) -> None:
     recorded(device)
-    # Planning reads the device when the agent is made: where it is, an agent would take graphs.
     config = MPCConfig(H, checkpoint_activations=checkpoint, cuda_graphs=False)
     agent = make_agent(model=families[family](history=history).to(device), config=config)
     graphs = CostGraphs(agent.cost_of)
