@@ -11,6 +11,7 @@ from comparison import (
     GRADIENT_DESCENT_RATE,
     LONG,
     LONG_PROPOSALS,
+    MORE_DATA,
     RADII,
     SETTINGS,
     SHARED,
@@ -69,15 +70,15 @@ class Candidates:
         """The data that the base model was trained on."""
         return collect(folder=data_folder(self.data, task), seed=0, **TASKS[task]["data"])
 
-    def more_data(self, task: str) -> TrajectoryDataset:
+    def more_data(self, task: str, name: str, settings: dict[str, Any]) -> TrajectoryDataset:
         """The same and as many further steps as online training takes in the simulator."""
-        settings, online = {**SHARED, **SETTINGS[task]}, SETTINGS[task]["online"]
+        online = settings["online"]
         frameskip = TASKS[task]["model"].get("frameskip", WorldModelConfig.frameskip)
         rounds = math.ceil(settings["steps"] / online.every)
         taken = rounds * online.trajectories * online.model_steps * frameskip
         collection = dict(TASKS[task]["data"])
         collection["episodes"] += math.ceil(taken / collection["steps"])
-        return collect(folder=self.data / f"{task}-more", seed=0, **collection)
+        return collect(folder=self.data / f"{task}-{name}", seed=0, **collection)
 
     def checkpoint(self, task: str, model: str) -> str:
         """Where a model of the table is: a shipped base model, a run's, another shipped one."""
@@ -103,12 +104,12 @@ class Candidates:
         if (out / "checkpoint").exists():
             return
         print(f"models: {out.name}", flush=True)
-        more = name == "more-data"
-        data = (self.more_data if more else self.dataset)(task).folder
-        latents = self.runs / f"{task}{'-more' if more else ''}-latents.npy"
+        chosen = {**SHARED, **SETTINGS[task], **settings}
+        more = name in MORE_DATA
+        data = (self.more_data(task, name, chosen) if more else self.dataset(task)).folder
+        latents = self.runs / f"{task}{f'-{name}' if more else ''}-latents.npy"
         shared = {"data": data, "out": out, "latents": latents}
         shared |= {"device": self.device, "seed": self.seed}
-        chosen = {**SHARED, **SETTINGS[task], **settings}
         if name == "online-from-zeros":
             chosen["online"] = replace(chosen["online"], planner=FROM_ZEROS)
         if name in TUNED:

@@ -21,11 +21,12 @@ from gbp_agent import EvaluationReport, distance_difference, mcnemar
 from gbp_agent.report import write_text
 
 matplotlib.use("Agg")
-CONTROLS = ("base", "offline", "multi-step", "more-data", "noise")
+CONTROLS = ("base", "offline", "multi-step", "more-data", "more-data-one-step", "noise")
 MODELS = (
     *CONTROLS,
     "online",
     "online-from-zeros",
+    "online-one-step",
     "adversarial",
     "adversarial-tuned",
     "online+adversarial",
@@ -230,10 +231,11 @@ def gap(rows: dict[str, Any]) -> Figure:
             place = np.arange(len(names)) + 0.4 * shift - 0.2
             axis.bar(place, mean, 0.38, color=color, label=f"{who}'s trajectories")
             axis.errorbar(place, mean, (mean - low, high - mean), fmt="none", ecolor="black", lw=1)
-        axis.set(title=TITLES[task], ylabel="one-step error (mean squared, latent)")
+        axis.set_title(TITLES[task])
         axis.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
         axis.margins(y=0.3)  # room for the legend
         axis.legend(fontsize=8)
+    axes[0, 0].set_ylabel("one-step error\n(mean squared, latent)")
     return figure
 
 

@@ -436,7 +436,7 @@ def test_reproduce_goes_on_where_it_stopped(
     gap = json.loads((tmp_path / "out" / "gap.json").read_text())
     assert set(gap) == {f"wall {model}" for model in args.models}
     # As many steps of the behaviour policy as online training took, rounded up to episodes.
-    more = TrajectoryDataset(tmp_path / "data" / "wall-more")
+    more = TrajectoryDataset(tmp_path / "data" / "wall-more-data")
     assert len(more) == 3 + 1
     first = TrajectoryDataset(tmp_path / "data" / "wall").episode(2)["state"]
     np.testing.assert_array_equal(more.episode(2)["state"], first)
