@@ -107,7 +107,8 @@ class Candidates:
         chosen = {**SHARED, **SETTINGS[task], **settings}
         more = name in MORE_DATA
         data = (self.more_data(task, name, chosen) if more else self.dataset(task)).folder
-        latents = self.runs / f"{task}{f'-{name}' if more else ''}-latents.npy"
+        source = f"{task}-{name}" if more else task
+        latents = self.runs / f"{source}-latents.npy"
         shared = {"data": data, "out": out, "latents": latents}
         shared |= {"device": self.device, "seed": self.seed}
         if name == "online-from-zeros":
