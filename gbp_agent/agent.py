@@ -362,13 +362,12 @@ class WorldModelMPCAgent:
 
         result = plan_apart(search, warm)
         with torch.no_grad():
-            predicted = model.rollout(start, past, result.model_actions)
             actions = model.action_normalizer.to_env(result.model_actions).cpu().numpy()
         low, high = model.config.action_low, model.config.action_high
         return Plan(
             actions=np.clip(actions, low, high).astype(np.float32),
             model_actions=result.model_actions,
-            predicted=predicted,
+            rollout=partial(_predict, model, start, past, result.model_actions),
             goal=goal,
             cost=result.cost,
             cost_trace=result.cost_trace,
@@ -406,6 +405,12 @@ def _planning_cost(model: LatentWorldModel, objective: Objective, config: MPCCon
         return in_parts(cost, model.rollouts_at_once)
 
     return cost_of
+
+
+@torch.no_grad()
+def _predict(model: LatentWorldModel, start: Latent, past: Tensor, plans: Tensor) -> Latent:
+    """The frames that the model expects of plans (B, H, M)."""
+    return model.rollout(start, past, plans)
 
 
 def _encode(

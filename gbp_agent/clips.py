@@ -11,6 +11,7 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def _one_row(plan: Plan, index: int) -> Plan:
         plan,
         actions=plan.actions[index : index + 1].copy(),
         model_actions=take(plan.model_actions),
-        predicted=Latent(*map(take, plan.predicted)),
+        rollout=partial(Latent, *map(take, plan.predicted)),
         goal=Latent(*map(take, plan.goal)),
         cost=take(plan.cost),
         cost_trace=plan.cost_trace[:, index : index + 1].to("cpu", copy=True),

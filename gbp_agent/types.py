@@ -22,7 +22,8 @@ This module imports nothing of ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -135,7 +136,7 @@ class Plan:
 
     actions: (B, H·F, A) in environment units, inside the action space.
     model_actions: (B, H, M).
-    predicted: Latent with leading shape (B, H), the frames that the model expects.
+    rollout: rolls the plan out through the model; `predicted` calls it.
     goal: Latent with leading shape (B,).
     cost: (B,), cost_trace: (I, B).
     evaluations, gradient_steps: per problem, as in PlannerResult, or their means where some rows
@@ -145,10 +146,16 @@ class Plan:
 
     actions: np.ndarray
     model_actions: Tensor
-    predicted: Latent
+    rollout: Callable[[], Latent] = field(repr=False)
     goal: Latent
     cost: Tensor
     cost_trace: Tensor
     evaluations: int
     gradient_steps: int
     seconds: float
+
+    @cached_property
+    def predicted(self) -> Latent:
+        """Latent with leading shape (B, H), the frames that the model expects; computed when it is
+        first asked for, since acting needs none of it."""
+        return self.rollout()

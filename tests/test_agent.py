@@ -261,6 +261,13 @@ class Telltale:
         return Latent(*(part[:, -1:].repeat_interleave(horizon, 1) for part in start))
 
 
+def planned_from(agent: WorldModelMPCAgent, model: Telltale) -> tuple[Latent, Tensor]:
+    """The start that the last plan is rolled out from."""
+    assert agent.last_plan is not None
+    assert agent.last_plan.predicted.proprio.ndim == 3
+    return model.starts[-1]
+
+
 def test_history_is_one_model_step_apart(make_model: Any) -> None:
     model = Telltale(make_model(history=3))
     agent = WorldModelMPCAgent(model, StubPlanner(), config=MPCConfig(horizon=2))  # type: ignore[arg-type]
@@ -270,7 +277,7 @@ def test_history_is_one_model_step_apart(make_model: Any) -> None:
         observation["proprio"] = np.full(2, float(step), np.float32)
         actions.append(agent.act(observation))
         if agent.last_plan is not None:
-            start, past = model.starts[-1]
+            start, past = planned_from(agent, model)
             frames.append(start.proprio[0, :, 0].tolist())
             taken = past[0]
     # The first frame is repeated until there are three of them, F = 2 env steps apart.
@@ -288,7 +295,7 @@ def test_longer_execution_still_takes_every_model_steps_frame(make_model: Any) -
         observation = observations(None)
         observation["proprio"] = np.full(2, float(step), np.float32)
         actions.append(agent.act(observation))
-    start, past = model.starts[-1]
+    start, past = planned_from(agent, model)
     assert start.proprio[0, :, 0].tolist() == [2, 4, 6]
     assert np.allclose(past[0].numpy(), np.stack(actions[2:6]).reshape(2, F * A), atol=1e-6)
 
@@ -297,7 +304,7 @@ def test_history_of_the_first_model_step_has_mean_actions(make_model: Any) -> No
     model = Telltale(make_model(history=3))
     agent = WorldModelMPCAgent(model, StubPlanner())  # type: ignore[arg-type]
     agent.act(observations(None))
-    assert not model.starts[-1][1].any()
+    assert not planned_from(agent, model)[1].any()
 
 
 # Batches --------------------------------------------------------------------------------------
@@ -439,6 +446,24 @@ def test_plan_describes_itself(make_agent: Any) -> None:
     cost = GoalObjective()(plan.predicted, plan.goal)
     assert torch.allclose(cost, plan.cost, rtol=1e-4)
     assert plan.seconds > 0
+
+
+def test_what_a_plan_expects_is_of_the_frame_that_it_was_made_at(make_agent: Any) -> None:
+    """Though it is computed when it is asked for."""
+    asked, waiting = make_agent(), make_agent()
+    found = []
+    for agent in (asked, waiting):
+        agent.act(observations(1))
+        plan = agent.last_plan
+        if agent is asked:
+            found.append(plan.predicted.visual.clone())
+        for seed in range(1, F + 1):
+            agent.act(observations(1, seed=seed))
+        assert agent.last_plan is not plan
+        found.append(plan.predicted.visual)
+    for later in found[1:]:
+        torch.testing.assert_close(later, found[0], rtol=0, atol=0)
+    assert plan.predicted is plan.predicted
 
 
 @pytest.mark.parametrize("name", sorted(QUICK))

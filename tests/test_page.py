@@ -103,7 +103,7 @@ class Dreamer(Moody):
         now = Latent(seen, torch.zeros(count, 1, 0))
         cost = torch.zeros(count)
         actions, nothing = np.zeros((count, 2, 1)), torch.zeros(count, 1, 2)
-        plan = Plan(actions, nothing, now, now, cost, cost[None], 1, 1, 0.0)
+        plan = Plan(actions, nothing, lambda: now, now, cost, cost[None], 1, 1, 0.0)
         self.last_plan = plan if count else None
         return super().predict(observation, None, episode_start, True)[0], Position(position + 1)
 
