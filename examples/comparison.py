@@ -94,5 +94,11 @@ SETTINGS["pusht-patch-one-step"] = {**SETTINGS["pusht-patch"], "horizon": 1}
 # Where time does not matter: what "gradient-long" has besides.
 LONG, LONG_PROPOSALS = {"steps": 100, "restarts": 16, "halvings": 0}, 2048
 # The best on validation episodes: of 1, 10, 100 and 1000 on PushT, 0.1, 0.3, 1, 10 and 100 on Rope,
-# and 0.1, 1 and 10 on Granular; not searched for elsewhere.
-GRADIENT_DESCENT_RATE = {**dict.fromkeys(SETTINGS, 10.0), "rope": 0.3, "granular": 1.0}
+# 0.1, 1 and 10 on Granular, and 0.1, 1, 10 and 100 on wall-patch and pusht-patch; not searched for
+# elsewhere.
+GRADIENT_DESCENT_RATE = {
+    **dict.fromkeys(SETTINGS, 10.0),
+    "rope": 0.3,
+    "granular": 1.0,
+    "wall-patch": 1.0,
+}
