@@ -99,11 +99,11 @@ def planner_timing(agent: WorldModelMPCAgent, rows: int, repeats: int) -> dict[s
     seeds = itertools.count(EVALUATION_SEEDS_BEGIN)
     first: list[Plan] = []
     later: list[Plan] = []
-    reached = True
+    over = True
     while len(later) < repeats:
-        if reached:  # by all: other episodes
+        if over:
             seen = [env.reset(seed=next(seeds))[0] for env in envs]
-            state, pending = None, set(range(rows))
+            state, pending, so_far = None, set(range(rows)), len(later)
             if not first:
                 agent.plan(stacked(seen))  # warms up
         actions, after = agent.predict(stacked(seen), state)
@@ -113,7 +113,7 @@ def planner_timing(agent: WorldModelMPCAgent, rows: int, repeats: int) -> dict[s
         outcomes = [env.step(action) for env, action in zip(envs, actions, strict=True)]
         seen = [outcome[0] for outcome in outcomes]
         pending -= {row for row, outcome in enumerate(outcomes) if outcome[2]}
-        reached = not pending
+        over = not pending and len(later) > so_far  # all goals are reached
     for env in envs:
         env.close()
     return {
