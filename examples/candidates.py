@@ -15,6 +15,7 @@ from comparison import (
     RADII,
     SETTINGS,
     SHARED,
+    STEPS_FROM_ZEROS,
     TUNED,
 )
 from pretrain import TASKS, data_folder
@@ -125,8 +126,8 @@ class Candidates:
         rate = GRADIENT_DESCENT_RATE[task]
         long = planner_from_settings("gradient", {"gradient": {**own, **LONG}})
         return {
-            "gd": Column(GradientPlanner(GradientConfig("sgd", rate, 100, "zeros"))),
-            "adam": Column(GradientPlanner(GradientConfig("adam", 0.2, 100, "zeros"))),
+            "gd": Column(GradientPlanner(GradientConfig("sgd", rate, STEPS_FROM_ZEROS, "zeros"))),
+            "adam": Column(GradientPlanner(GradientConfig("adam", 0.2, STEPS_FROM_ZEROS, "zeros"))),
             "gradient": Column(planner_from_settings("gradient", shipped)),
             "gradient-long": Column(long, mpc={"proposals": LONG_PROPOSALS}),
             "cem": Column(CEMPlanner(CEMConfig(300, 30, 30, "zeros")), whole=True),

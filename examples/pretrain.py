@@ -17,6 +17,7 @@ import tyro
 
 from gbp_agent import (
     DynamicsConfig,
+    InitializerConfig,
     MaskedConfig,
     PretrainConfig,
     RepresentationConfig,
@@ -269,6 +270,8 @@ class Args:
     """Optimiser steps of the first phase (the encoder), instead of the task's."""
     dynamics_steps: int | None = None
     """Optimiser steps of the second phase (predictor), instead of the task's."""
+    initializer_steps: int | None = None
+    """Optimiser steps of the third phase (first guesses of plans), instead of the default."""
     workers: int | None = None
     """Processes that collect; one per processor by default."""
 
@@ -295,6 +298,8 @@ def main(args: Args) -> None:
         task[phase] = replace(task[phase], steps=args.representation_steps)
     if args.dynamics_steps is not None:
         task["dynamics"] = replace(task["dynamics"], steps=args.dynamics_steps)
+    if args.initializer_steps is not None:
+        task["initializer"] = InitializerConfig(steps=args.initializer_steps)
     config = PretrainConfig(
         data=data, out=out, seed=args.seed, device=args.device, precision=args.precision, **task
     )

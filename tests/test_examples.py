@@ -134,7 +134,7 @@ def test_tasks_are_settings_of_pretraining(tmp_path: Path) -> None:
 def test_pretrain(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     small = (
         "--task", "wall", "--episodes", 4, "--representation-steps", 1, "--dynamics-steps", 1,
-        "--workers", 1, "--device", "cpu", "--precision", "fp32",
+        "--initializer-steps", 1, "--workers", 1, "--device", "cpu", "--precision", "fp32",
     )  # fmt: skip
     monkeypatch.setattr(StateProbe, "fit", partialmethod(StateProbe.fit, steps=20))
     assert "model in runs/wall/checkpoint" in run("pretrain", *small)
@@ -404,6 +404,7 @@ def test_reproduce_goes_on_where_it_stopped(
         "GAP_WINDOWS": 3,
         "LANDSCAPE_WINDOWS": 2,
         "PLANS_WINDOWS": 4,
+        "STEPS_FROM_ZEROS": 2,
     }
     for module in (script["main"].__globals__, vars(sys.modules["candidates"])):
         for name in small.keys() & module.keys():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from conftest import SIZE
 
 from gbp_agent import (
     DynamicsConfig,
+    InitializerConfig,
     PretrainConfig,
     RepresentationConfig,
     TrajectoryDataset,
@@ -20,6 +22,7 @@ from gbp_agent import (
     pretrain,
 )
 from gbp_agent.data.latents import encode_frames
+from gbp_agent.diagnostics import StateProbe
 from gbp_agent.networks import gaussian_blur
 from gbp_agent.training.pretrain import standardize_latents
 from gbp_agent.training.principal import fit_principal_components
@@ -89,12 +92,15 @@ def test_standardizing_changes_no_picture(fitted: Any, wall_data: TrajectoryData
     assert np.diag(np.cov(latents.T)).mean() == pytest.approx(1.0, rel=1e-2)
 
 
-def test_pretrained_with_a_linear_encoder(wall_data: TrajectoryDataset, tmp_path: Path) -> None:
+def test_pretrained_with_a_linear_encoder(
+    wall_data: TrajectoryDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StateProbe, "fit", partialmethod(StateProbe.fit, steps=20))
     shape = {"encoder": "linear", "latent_dim": 4, "predictor_width": 8, "predictor_depth": 1}
     config = PretrainConfig(
         data=wall_data.folder, out=tmp_path, progress=False, precision="fp32",
         model={**shape, "frameskip": 2, "proposals": 3, "proposal_steps": 6},
-        dynamics=DynamicsConfig(steps=3, windows=8),
+        dynamics=DynamicsConfig(steps=3, windows=8), initializer=InitializerConfig(steps=3),
     )  # fmt: skip
     model = pretrain(config)
     card = (tmp_path / "checkpoint" / "README.md").read_text()

@@ -74,33 +74,32 @@ def optimize(
         return
     if first:
         log.info("resuming %s at step %d of %d", name, first, config.steps)
-    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
     saved = time.monotonic()
     module.train()
     source = batches(first)
     todo, total = range(first, config.steps), config.steps
     bar = tqdm(todo, desc=name, initial=first, total=total, disable=not progress)
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(step / config.steps, config.warmup)
-        loss, metrics = loss_function(next(source))
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"{name}: the loss is {loss.item()} at step {step}; lower the learning rate"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        optimizer.step()
-        if step % 20 == 0 or step == config.steps - 1:
-            values = {"loss": loss.item()} | {k: v.item() for k, v in metrics.items()}
-            for key, value in values.items():
-                writer.add_scalar(f"{name}/{key}", value, step)
-            bar.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
-        if step == config.steps - 1 or time.monotonic() - saved > config.save_seconds:
-            _save(state_file, module, optimizer, parameters, step + 1)
-            saved = time.monotonic()
-    writer.close()
+    with SummaryWriter(str(folder / "tensorboard"), purge_step=first) as writer:
+        for step in bar:
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * schedule(step / config.steps, config.warmup)
+            loss, metrics = loss_function(next(source))
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"{name}: the loss is {loss.item()} at step {step}; lower the learning rate"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+            optimizer.step()
+            if step % 20 == 0 or step == config.steps - 1:
+                values = {"loss": loss.item()} | {k: v.item() for k, v in metrics.items()}
+                for key, value in values.items():
+                    writer.add_scalar(f"{name}/{key}", value, step)
+                bar.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
+            if step == config.steps - 1 or time.monotonic() - saved > config.save_seconds:
+                _save(state_file, module, optimizer, parameters, step + 1)
+                saved = time.monotonic()
     module.eval()
 
 
