@@ -1,7 +1,7 @@
 """Puts every kind of agent through the same held-out episodes: one table, one plot.
 
     python examples/compare_baselines.py --tasks wall --episodes 50
-    python examples/compare_baselines.py --episodes 200 --planners gradient cem
+    python examples/compare_baselines.py --out results   # the shipped table
 
 Random actions, the environment's own behaviour policy, Stable-Baselines3's SAC + HER and PPO on
 the simulator's state, behaviour cloning on pictures, and world-model agents on pictures. Writes one
@@ -63,7 +63,7 @@ class Args:
     """Environments that are played, and decided for, at once."""
     threads: int | None = None
     """Processor threads of PyTorch."""
-    out: Path = Path("results")
+    out: Path = Path("runs/baselines")
     """Folder of the JSON files, the table and the plot."""
 
 

@@ -12,8 +12,6 @@ Writes JSON and CSV into results/. Rows of the table that are there already are 
 """
 
 import json
-from collections.abc import Iterable
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +21,11 @@ import torch
 import tyro
 
 from gbp_agent import (
-    PLANNERS,
     EvaluationReport,
     NoOpAgent,
     RandomAgent,
     WorldModelMPCAgent,
     evaluate,
-    load_checkpoint,
 )
 from gbp_agent.clips import EpisodeRecorder, clips_again
 from gbp_agent.page import Section, write_page
@@ -117,37 +113,31 @@ def make_agent(args: Args) -> tuple[Any, str, str, int]:
 
 def load_agent(args: Args) -> WorldModelMPCAgent:
     """The agent that `args` says, with its checkpoint's settings where it says nothing."""
-    model, planning = load_checkpoint(args.agent)
-    planning = changed(planning, args.settings)
+    settings = dict(map(parsed, args.settings))
     try:
-        agent = WorldModelMPCAgent.from_settings(model.to(args.device), planning, args.planner)
+        agent = WorldModelMPCAgent.from_pretrained(
+            args.agent, args.planner, args.device, settings=settings
+        )
     except (TypeError, ValueError) as error:
         raise SystemExit(f"{args.agent} cannot be played so: {error}") from error
     execute = agent.config.horizon if args.open_loop else args.execute
     if execute is None:
         return agent
     config = replace(agent.config, execute=execute)
-    return WorldModelMPCAgent.from_settings(agent.model, planning, args.planner, config)
+    return WorldModelMPCAgent(agent.model, agent.planner, agent.objective, config)
 
 
-def changed(planning: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
-    """A checkpoint's planning settings with others, each as WHERE.NAME=VALUE."""
-    planning = deepcopy(planning)
-    for setting in settings:
-        path, _, text = setting.partition("=")
-        where, _, name = path.partition(".")
-        if where not in ("mpc", "objective", *PLANNERS) or not name or not text:
-            raise SystemExit(
-                f"--settings has {setting!r}, expected WHERE.NAME=VALUE where WHERE is one of mpc, "
-                f"objective, {', '.join(PLANNERS)}; such as gradient.steps=50"
-            )
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        parts = planning.setdefault("planners", {}) if where in PLANNERS else planning
-        parts.setdefault(where, {})[name] = value
-    return planning
+def parsed(setting: str) -> tuple[str, Any]:
+    """WHERE.NAME=VALUE as a name and a value, which is text unless it is JSON."""
+    path, found, text = setting.partition("=")
+    if not found or not text:
+        raise SystemExit(
+            f"--settings has {setting!r}, expected WHERE.NAME=VALUE; such as gradient.steps=50"
+        )
+    try:
+        return path, json.loads(text)
+    except json.JSONDecodeError:
+        return path, text
 
 
 def name_of(args: Args, report: EvaluationReport) -> str:

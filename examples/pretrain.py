@@ -21,9 +21,11 @@ from gbp_agent import (
     MaskedConfig,
     PretrainConfig,
     RepresentationConfig,
+    TrajectoryDataset,
     collect,
     pretrain,
 )
+from gbp_agent.data.dataset import read_metadata
 
 # All pieces of so many training episodes, of which a plan starts from the nearest.
 PIECES: dict[str, Any] = {"proposals": 3800, "proposal_steps": 20, "proposal_keys": 8}
@@ -255,7 +257,8 @@ class Args:
     task: Task = "pusht"
     """Which environment, with the settings in TASKS of this file."""
     data: Path | None = None
-    """Dataset folder, collected if it is not there; data/TASK by default, without "-patch…"."""
+    """Dataset folder, data/TASK by default, without "-patch…". What is there is taken, with
+    whatever settings it was collected; what is not is collected."""
     out: Path | None = None
     """Folder of the run; runs/TASK by default. The model is in its `checkpoint`."""
     seed: int = 0
@@ -265,7 +268,7 @@ class Args:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bfloat16 where the processor has matrix instructions for it, unless told otherwise."""
     episodes: int | None = None
-    """Episodes to collect, instead of the task's."""
+    """Episodes to collect, instead of the task's, where there are no data."""
     representation_steps: int | None = None
     """Optimiser steps of the first phase (the encoder), instead of the task's."""
     dynamics_steps: int | None = None
@@ -281,6 +284,20 @@ def data_folder(root: Path, task: str) -> Path:
     return root / task.split("-patch")[0]
 
 
+def data_in(folder: Path, collection: dict[str, Any], workers: int | None) -> TrajectoryDataset:
+    """What a folder holds of the task's env, with whatever settings; collected if it is not there,
+    or not all of it."""
+    if (folder / "metadata.json").exists():
+        env_id = read_metadata(folder)["env_id"]
+        if env_id != collection["env_id"]:
+            raise SystemExit(f"{folder} holds data of {env_id}; give another --data")
+        try:
+            return TrajectoryDataset(folder)
+        except FileNotFoundError:  # a part is missing
+            pass
+    return collect(folder=folder, workers=workers, **collection)
+
+
 def main(args: Args) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     task = dict(TASKS[args.task])
@@ -290,7 +307,7 @@ def main(args: Args) -> None:
     collection = {"seed": 0, **task.pop("data")}
     if args.episodes is not None:
         collection["episodes"] = args.episodes
-    dataset = collect(folder=data, workers=args.workers, **collection)
+    dataset = data_in(data, collection, args.workers)
     print(f"{len(dataset)} episodes, {dataset.frames} frames in {data}")
 
     if args.representation_steps is not None:

@@ -11,7 +11,8 @@ The path of one decision, four files long:
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,18 +24,17 @@ from torch import Tensor
 
 from .apart import plan_apart
 from .checkpoint import load_checkpoint, save_checkpoint
-from .goals import GoalLatents
+from .goals import GoalLatents, same_goal
 from .graphs import CostGraphs
 from .hub import default_card, upload
-from .mpc import MPCConfig, starts_from_network, uses_cuda_graphs
+from .mpc import MPCConfig, planner_from_network, uses_cuda_graphs
 from .objectives import GoalObjective
 from .observations import ObservationKeys, check_observation
 from .planners import PLANNERS, make_planner
-from .planners.settings import planner_from_settings, settings_of
-from .precision import uses_bfloat16
+from .planners.settings import changed, planner_from_settings, settings_of
+from .planning_cost import PlanningCost
 from .proposals import make_proposals
 from .report import EvaluationReport
-from .rollouts import in_parts, rollouts_from
 from .state import AgentState
 from .types import (
     CostFunction,
@@ -46,7 +46,7 @@ from .types import (
     Planner,
     PlannerResult,
 )
-from .world_model import LatentWorldModel, repeat_rows
+from .world_model import LatentWorldModel
 
 
 class WorldModelMPCAgent:
@@ -75,18 +75,24 @@ class WorldModelMPCAgent:
         seed: int = 0,
     ):
         self.model = model.eval().requires_grad_(False)
-        self.planner = make_planner(planner)
-        self.objective: Objective = GoalObjective() if objective is None else objective
-        self.config = MPCConfig() if config is None else config
+        self._planner = make_planner(planner)
+        self._objective: Objective = GoalObjective() if objective is None else objective
+        self._config = MPCConfig() if config is None else config
         self.keys = ObservationKeys() if keys is None else keys
-        self.seed = seed
+        if not callable(self._objective) or not isinstance(self._config, MPCConfig):
+            raise TypeError(
+                f"objective is {objective!r} and config {config!r}, expected an Objective, such as "
+                "GoalObjective(), and an MPCConfig"
+            )
+        self.seed = int(seed)
         self.device = model.device
         self.last_plan: Plan | None = None
-        self._cost_of: CostOf = _planning_cost(self.model, self.objective, self.config)
+        self._cost_of: CostOf = PlanningCost(model, self.objective, self.config)
         graphs = uses_cuda_graphs(self.config, self.objective, self.device)
         self._search_cost_of: CostOf = CostGraphs(self._cost_of) if graphs else self._cost_of
-        self._noise = torch.Generator(self.device).manual_seed(seed)
-        self._goal: Observation | np.ndarray | None = None
+        self._noise = torch.Generator(self.device).manual_seed(self.seed)
+        self._planning: dict[str, Any] = {}  # of the checkpoint
+        self._goal: dict[str, np.ndarray] | None = None
         self._state: AgentState | None = None
         shape = model.config
         self._propose = make_proposals(
@@ -94,8 +100,8 @@ class WorldModelMPCAgent:
         )
         self._encode = partial(_encode, model)
         self._goals = GoalLatents(self._encode)
-        # A planner is told of the network's plans as if they were the rest of earlier ones.
-        self._network_starts = starts_from_network(self.planner, model, self.config)
+        # Told of the network's plans as if they were the rest of earlier ones; None without it.
+        self._from_network = planner_from_network(self.planner, model, self.config)
         self._low, self._high = model.action_normalizer.bounds(
             np.asarray(shape.action_low, np.float32),
             np.asarray(shape.action_high, np.float32),
@@ -103,33 +109,69 @@ class WorldModelMPCAgent:
             self.config.action_limit,
         )
 
+    @property
+    def planner(self) -> Planner:
+        """The optimiser. As the objective and the config, an agent has it for good; to make another
+        agent of the same model, `WorldModelMPCAgent(agent.model, …)`, takes no time."""
+        return self._planner
+
+    @property
+    def objective(self) -> Objective:
+        """What is minimised."""
+        return self._objective
+
+    @property
+    def config(self) -> MPCConfig:
+        """Horizon and execution."""
+        return self._config
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy.deepcopy: the parts, the goal, the episode and the noise."""
+        parts = (self.model, self.planner, self.objective, self.config, self.keys, self.seed)
+        kept = {"_goal": self._goal, "_state": self._state, "_planning": self._planning}
+        return type(self), parts, {**kept, "noise": self._noise.get_state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._noise.set_state(state.pop("noise"))
+        self.__dict__.update(state)
+
     # Making, saving ---------------------------------------------------------------------------
 
     @classmethod
     def from_pretrained(
         cls,
         name_or_path: str | Path,
-        planner: str | Planner = "gradient",
+        planner: str | Planner | None = None,
         device: str | torch.device | None = None,
         *,
         revision: str | None = None,
+        settings: Mapping[str, Any] | None = None,
         config: MPCConfig | None = None,
         objective: Objective | None = None,
+        keys: ObservationKeys | None = None,
         seed: int = 0,
     ) -> WorldModelMPCAgent:
         """Load a shipped model by name, a folder, or "hf://owner/repo" (see load_checkpoint).
 
-        planner: a name takes the settings that were found best for this model.
+        planner: a name takes the settings that were found best for this model; by default that of
+            the checkpoint, "gradient" for all that are shipped.
         device: the processor by default; "auto" takes a GPU where there is one.
+        settings: some of the checkpoint's settings changed, each as "where.name", such as
+            {"gradient.steps": 50, "mpc.horizon": 10, "objective.base": 4.0}.
+        config, objective, keys, seed: as of the class; by default those of the checkpoint, and a
+            config or a planner object that is given takes nothing over from it.
+
+        Raises:
+            ValueError: a setting that is none, or is of another planner.
         """
         model, planning = load_checkpoint(name_or_path, revision=revision)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = model.to(device or "cpu")
-        try:
-            return cls.from_settings(model, planning, planner, config, objective, seed)
-        except TypeError as error:
-            raise ValueError(f"{name_or_path} has bad planning settings: {error}") from error
+        planner = planner or planning.get("planner", "gradient")
+        planning = changed(planning, settings or {}, planner)
+        return cls.from_settings(
+            model.to(device or "cpu"), planning, planner, config, objective, keys, seed
+        )
 
     @classmethod
     def from_settings(
@@ -139,31 +181,54 @@ class WorldModelMPCAgent:
         planner: str | Planner = "gradient",
         config: MPCConfig | None = None,
         objective: Objective | None = None,
+        keys: ObservationKeys | None = None,
         seed: int = 0,
     ) -> WorldModelMPCAgent:
         """An agent that plans as a checkpoint's "planning" says, where nothing else is given.
 
         Raises:
-            TypeError: a setting has an unknown name.
+            ValueError: a setting has an unknown name or a bad value.
         """
         if isinstance(planner, str) and planner in PLANNERS:
             planner = planner_from_settings(planner, planning.get("planners", {}))
-        objective = objective or GoalObjective(**planning.get("objective", {}))
-        config = config or MPCConfig(**planning.get("mpc", {}))
-        return cls(model, planner, objective, config, seed=seed)
+        try:
+            objective = objective or GoalObjective(**planning.get("objective", {}))
+            config = config or MPCConfig(**planning.get("mpc", {}))
+            keys = keys or ObservationKeys(**planning.get("keys", {}))
+        except TypeError as error:
+            raise ValueError(f"bad planning settings: {error}") from error
+        agent = cls(model, planner, objective, config, keys, seed)
+        agent._planning = planning
+        return agent
 
     def save_pretrained(self, folder: str | Path, card: str = "") -> None:
         """Write a folder that `from_pretrained` reads, with this agent's settings as its own, and
-        a model card of them unless there is a better one."""
+        a model card of them unless there is a better one. An objective that is no `GoalObjective`
+        cannot be written, and has to be given to `from_pretrained` again.
+
+        Raises:
+            ValueError: the folder holds other things than a checkpoint.
+        """
+        if not isinstance(self.objective, GoalObjective):
+            warnings.warn(
+                f"the objective {self.objective!r} is not saved; give it to from_pretrained",
+                stacklevel=2,
+            )
         card = card or default_card(self)
         save_checkpoint(folder, self.model, planning=self.settings(), card=card)
 
     def settings(self) -> dict[str, Any]:
         """How this agent plans, as JSON values: the "planning" of a checkpoint's config.json."""
         settings: dict[str, Any] = {"mpc": asdict(self.config)}
+        own = settings_of(self.planner)
+        if own.keys() - {"gradient"}:
+            settings["planner"] = next(iter(own))
+        if self.keys != ObservationKeys():
+            settings["keys"] = asdict(self.keys)
         if isinstance(self.objective, GoalObjective):
             settings["objective"] = asdict(self.objective)
-        return {**settings, "planners": settings_of(self.planner)}
+        # What is known of other planners stays, for whoever loads this and takes another one.
+        return {**settings, "planners": {**self._planning.get("planners", {}), **own}}
 
     def push_to_hub(
         self,
@@ -198,12 +263,22 @@ class WorldModelMPCAgent:
 
     def set_goal(self, goal: Observation | np.ndarray | None) -> None:
         """Give the goal once, for an env whose observations hold none: an observation of it, with
-        the same picture and proprioception keys as the others; None takes it back."""
+        the same picture and proprioception keys as the others; None takes it back. Another goal
+        than before makes `act` begin anew, as after `reset`: what was planned is for the old one.
+        """
+        if goal is not None:
+            goal = {key: np.array(value) for key, value in self.keys.as_dict(goal).items()}
+        if not same_goal(goal, self._goal):
+            self.reset()
         self._goal = goal
 
-    def act(self, observation: Observation) -> np.ndarray:
-        """One environment action, float32 (A,) inside the action space, or (B, A) for a batch."""
-        action, self._state = self.predict(observation, self._state)
+    def act(self, observation: Observation, episode_start: np.ndarray | None = None) -> np.ndarray:
+        """One environment action, float32 (A,) inside the action space, or (B, A) for a batch.
+
+        episode_start: (B,) bool, rows of a vector env that were reset since the last call; an
+            agent of one env is told by `reset`.
+        """
+        action, self._state = self.predict(observation, self._state, episode_start)
         return action
 
     def predict(
@@ -225,14 +300,16 @@ class WorldModelMPCAgent:
         """
         batch, single = self._batched(observation)
         rows = len(batch["proprio"])
-        if state is not None and len(state.position) != rows:
-            raise ValueError(
-                f"state is of {len(state.position)} episode(s), the observation of {rows}; "
-                "call agent.reset(), or pass state=None, when the number of envs changes"
-            )
+        if state is not None:
+            state.check_rows(rows)
         fresh = np.ones(rows, bool) if state is None else np.zeros(rows, bool)
         if episode_start is not None:
-            fresh = fresh | np.asarray(episode_start, bool).reshape(rows)
+            begun = np.asarray(episode_start, bool)
+            if begun.size != rows:
+                raise ValueError(
+                    f"episode_start has {begun.size} flag(s), the observation {rows} episode(s)"
+                )
+            fresh = fresh | begun.reshape(rows)
         action, state = self._advance(state, batch, fresh, deterministic).hand_out()
         return (action[0] if single else action), state
 
@@ -241,13 +318,20 @@ class WorldModelMPCAgent:
     ) -> Plan:
         """Plan once from this observation: `horizon` model steps, nothing is executed.
 
-        state: None plans as at the start of an episode.
+        state: what the last `predict` returned, whose history the observation joins if a model step
+            is over; None plans as at the start of an episode.
+
+        Raises:
+            KeyError, ValueError: as `predict`.
         """
         batch, _ = self._batched(observation)
         rows = np.arange(len(batch["proprio"]))
         begun = time.perf_counter()
         if state is None:
             state = self._first_state(batch)
+        else:
+            state.check_rows(len(rows))
+            state = self._observe(state, batch, np.zeros(len(rows), bool))
         return self._plan(batch, state, rows, begun, deterministic)
 
     def cost(self, observation: Observation) -> CostFunction:
@@ -338,29 +422,33 @@ class WorldModelMPCAgent:
         start = _rows(state.history, rows)
         past, initial = state.past_actions[rows], state.plan[rows]
         warm = initial.flatten(1).any(1)
-        if self._network_starts:
+        if self._from_network is not None:
             with torch.no_grad():
                 guess = model.initial_plan(start, goal)[:, : self.config.horizon]
             initial = torch.where(warm[:, None, None], initial, guess)
-            warm = torch.ones_like(warm)
-
         proposals = self._propose(start, goal, state.plans[due])
 
         def search(group: Tensor) -> PlannerResult:
-            generator = self._noise
+            generator, planner, flags = self._noise, self.planner, warm[group]
             if deterministic:
                 generator = torch.Generator(self.device).manual_seed(self.seed)
-            return self.planner(
+            if self._from_network is not None and not flags.any():
+                planner, flags = self._from_network, torch.ones_like(flags)
+            return planner(
                 self._search_cost_of(_rows(start, group), past[group], _rows(goal, group)),
                 initial[group],
-                warm=warm[group],
+                warm=flags,
                 proposals=proposals if proposals.dim() == 3 else proposals[group],
                 low=self._low,
                 high=self._high,
                 generator=generator,
             )
 
-        result = plan_apart(search, warm)
+        with torch.inference_mode(False):  # in which nothing could be differentiated
+            result = plan_apart(search, warm)
+        lost = int((~torch.isfinite(result.cost)).sum())
+        if lost:
+            warnings.warn(f"{lost} plan(s) without a finite cost; see the objective", stacklevel=4)
         with torch.no_grad():
             actions = model.action_normalizer.to_env(result.model_actions).cpu().numpy()
         low, high = model.config.action_low, model.config.action_high
@@ -383,28 +471,6 @@ def _rows(latent: Latent, rows: Tensor) -> Latent:
 
 # Functions, since a bound method that an agent keeps would keep the agent, and a GPU's memory with
 # it, until the next collection of cycles.
-
-
-def _planning_cost(model: LatentWorldModel, objective: Objective, config: MPCConfig) -> CostOf:
-    """What this agent's planner minimises, in the precision and the parts that fit the device."""
-    rollouts_of = rollouts_from(model, config)
-    half = uses_bfloat16(config.precision, model.device)
-    precision = partial(torch.autocast, model.device.type, torch.bfloat16, enabled=half)
-
-    def cost_of(start: Latent, past_actions: Tensor, goal: Latent) -> CostFunction:
-        with precision():
-            rollouts = rollouts_of(start, past_actions)
-
-        def cost(model_actions: Tensor) -> Tensor:
-            samples = model_actions.shape[1]
-            with precision():
-                predicted = rollouts(model_actions.flatten(0, 1))
-            goals = Latent(*(repeat_rows(part, samples) for part in goal))
-            return objective(predicted, goals).unflatten(0, (-1, samples))
-
-        return in_parts(cost, model.rollouts_at_once)
-
-    return cost_of
 
 
 @torch.no_grad()

@@ -63,9 +63,11 @@ def save_checkpoint(
 
     Raises:
         KeyError: no model of the parent's name is shipped.
-        ValueError: the parent has a parent itself.
+        ValueError: the parent has a parent itself, or the folder holds other things than a
+            checkpoint, which is replaced as a whole.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
+    _check_replaceable(folder)
     known: dict[str, Tensor] = {}
     if parent is not None:
         if "parent" in _read_config(_shipped(parent) / CONFIG_FILE):
@@ -97,6 +99,18 @@ def save_checkpoint(
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _check_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    others = ["a file"] if folder.is_file() else sorted(path.name for path in folder.iterdir())
+    others = [name for name in others if name not in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)]
+    if others:
+        some = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        raise ValueError(
+            f"{folder} is no checkpoint's alone ({some}); give a folder that is not there yet"
+        )
+
+
 def halved(name: str, weight: Tensor) -> bool:
     """Whether a weight is among those that may be stored in float16: not a vector, such as a bias,
     which takes no space, and no statistics."""
@@ -121,7 +135,9 @@ def load_checkpoint(
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             place = name_or_path if str(name_or_path).startswith("hf://") else folder
-            raise FileNotFoundError(f"{place}/{name} is missing: not a gbp_agent checkpoint")
+            inside = (folder / "checkpoint" / CONFIG_FILE).is_file()
+            hint = f"; did you mean {place}/checkpoint?" if inside else ""
+            raise FileNotFoundError(f"{place}/{name} is missing: not a gbp_agent checkpoint{hint}")
     config = _read_config(folder / CONFIG_FILE)
     model_config, model_class = FAMILIES[config["family"]]
     known = {f.name for f in fields(model_config)}
@@ -131,7 +147,8 @@ def load_checkpoint(
             f"{sorted(set(config['model']) - known)}; it is from a newer version, update gbp_agent"
         )
     try:
-        model = model_class(model_config(**config["model"]))
+        with torch.random.fork_rng([]):  # whose first weights are drawn, for nothing
+            model = model_class(model_config(**config["model"]))
     except TypeError as error:
         raise ValueError(f"{folder / CONFIG_FILE} lacks a model setting: {error}") from error
     weights = _read_weights(folder)
@@ -146,7 +163,9 @@ def find_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Pa
     name = str(name_or_path)
     if name.startswith("hf://"):
         return download(name, revision, [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE])
-    if Path(name).is_dir():
+    # Data and runs are often in a folder that is called as a shipped model.
+    shipped_name = name in pretrained_names()
+    if Path(name).is_dir() and not (shipped_name and not (Path(name) / CONFIG_FILE).is_file()):
         return Path(name)
     return _shipped(name)
 

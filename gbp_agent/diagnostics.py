@@ -158,8 +158,9 @@ def judge(
     """Probe, spectrum and multi-step error of a model, all on held-out episodes.
 
     Returns {"probe": median errors, "effective_rank", "spectrum": eigenvalues of the visual part
-    (of one token, over all tokens), "prediction": see prediction_errors, and under
-    "prediction_training" the same on as many episodes of the training}.
+    (of one token, over all tokens), "prediction": see prediction_errors, five model steps ahead or
+    as many as fit into an episode, and under "prediction_training" the same on as many episodes of
+    the training}.
     """
     generator = torch.Generator().manual_seed(seed)
     names = dataset.metadata["state_names"]
@@ -175,7 +176,12 @@ def judge(
     visual = model.split(seen).visual.flatten(0, 1) if model.token_width else seen
 
     def predicted(episodes: np.ndarray) -> dict[str, list[float]]:
-        frames, frameskip = model.history + 5, model.config.frameskip
+        history, frameskip = model.history, model.config.frameskip
+        longest = int(latents.length[torch.from_numpy(episodes)].max())
+        ahead = min(5, (longest - 1) // frameskip + 1 - history)
+        if ahead < 1:  # too short to predict anything
+            return {"model": [], "copy": [], "ratio": []}
+        frames = history + ahead
         rows = latents.evenly(episodes, frames, frameskip, stride=7)
         windows, actions = latents.window(rows, frames, frameskip)
         return prediction_errors(model, windows.to(model.device), actions.to(model.device))

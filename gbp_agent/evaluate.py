@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
+from torch import Tensor
 from tqdm import tqdm
 
 from ._version import __version__
@@ -40,7 +41,7 @@ class Agent(Protocol):
 
 def evaluate(
     agent: Agent,
-    env_id: str | EnvSpec,
+    env_id: str | EnvSpec | gym.Env,
     episodes: int = 200,
     seed: int = 0,
     num_envs: int = 50,
@@ -57,8 +58,8 @@ def evaluate(
 
     Args:
         agent: ours, a Stable-Baselines3 model, `RandomAgent`, or any other with `predict`.
-        env_id: a registered id, or the spec of an env, such as `env.spec`, which knows the wrappers
-            that it was made with; the report names the id alone.
+        env_id: a registered id, or an env or its spec, `env.spec`, which knows the wrappers that it
+            was made with; envs like it are made, and the report names the id alone.
         num_envs: envs played at once, in one process; the agent decides for all of them in one
             batch. Milliseconds per decision depend on it.
         video: an mp4 file of the first few episodes, played again for it after the figures are
@@ -70,7 +71,10 @@ def evaluate(
         ValueError: bad counts, the agent's model is for another env, or a recorder for an env of
             wrappers that its id does not have.
     """
-    spec = gym.spec(env_id) if isinstance(env_id, str) else env_id
+    found = env_id.spec if isinstance(env_id, gym.Env) else env_id
+    spec = gym.spec(found) if isinstance(found, str) else found
+    if not isinstance(spec, EnvSpec):
+        raise TypeError(f"env_id is {env_id!r}, expected an id, or an env of gymnasium.make")
     _check(agent, spec.id, episodes, seed, num_envs)
     if recorder is not None and spec.additional_wrappers:
         raise ValueError(
@@ -209,7 +213,8 @@ def _play(
         kept = np.array([index for index, row in enumerate(rows) if not row.over], int)
         # A row that has run out of seeds leaves the batch. Only a state of a kind that is not
         # known to be cut keeps it there, idle, until the last one is through.
-        droppable = state is None or hasattr(state, "take")
+        array = type(state) in (np.ndarray, Tensor)  # whose `take` does something else
+        droppable = state is None or (hasattr(state, "take") and not array)
         if len(kept) < len(rows) and (droppable or not len(kept)):
             rows, starts = [rows[i] for i in kept], starts[kept]
             state = state.take(kept) if state is not None and len(kept) else None

@@ -35,3 +35,10 @@ class GoalLatents:
             known |= zip(new, map(Latent, *found), strict=True)
         self._known = known
         return Latent(*map(torch.stack, zip(*(known[names[row]] for row in rows), strict=True)))
+
+
+def same_goal(a: dict[str, np.ndarray] | None, b: dict[str, np.ndarray] | None) -> bool:
+    """Whether two observations of goals, or of none, are alike."""
+    if a is None or b is None:
+        return a is b
+    return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
 
 from .objectives import GoalObjective
+from .planners import GradientPlanner
+from .planners.common import check_choice, check_count
 from .precision import Precision
 from .types import Objective, Planner
 from .world_model import LatentWorldModel
@@ -45,15 +48,17 @@ class MPCConfig:
     cuda_graphs: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.horizon < 1 or not 1 <= self.execute <= self.horizon:
+        check_count("horizon", self.horizon, 1, "5 model steps are the default.")
+        check_count("execute", self.execute, 1, "1 plans anew after every model step.")
+        if self.execute > self.horizon:
             raise ValueError(
-                "horizon must be at least 1 and execute lie in 1…horizon, "
-                f"got horizon={self.horizon}, execute={self.execute}"
+                f"execute must lie in 1…horizon, got {self.execute} and horizon={self.horizon}"
             )
+        check_choice("precision", self.precision, get_args(Precision), "'auto' decides itself.")
         if not self.action_limit > 0:
             raise ValueError(f"action_limit must be above 0, got {self.action_limit}")
-        if self.proposals is not None and self.proposals < 0:
-            raise ValueError(f"proposals must be at least 0, got {self.proposals}")
+        if self.proposals is not None:
+            check_count("proposals", self.proposals, 0, "give None to take all.")
         for name in ("checkpoint_activations", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -70,15 +75,20 @@ def uses_cuda_graphs(config: MPCConfig, objective: Objective, device: torch.devi
     return config.cuda_graphs
 
 
-def starts_from_network(planner: Planner, model: LatentWorldModel, config: MPCConfig) -> bool:
-    """Whether the planner's settings say that it starts from the model's initialisation network.
+def planner_from_network(
+    planner: Planner, model: LatentWorldModel, config: MPCConfig
+) -> Planner | None:
+    """What plans from a first guess of the model's initialisation network, which it is given as if
+    that were the rest of an earlier plan; None where the planner's settings do not say so. A guess
+    gets all steps and starts: those settings of a GradientPlanner that are for warm rows, whose
+    plan is good already, are not taken.
 
     Raises:
         ValueError: they do, and the model has none, or one whose plans are too short.
     """
     settings = getattr(planner, "config", None)
     if getattr(settings, "init", None) != "network":
-        return False
+        return None
     shape = model.config
     if model.initializer is None:
         raise ValueError(
@@ -90,4 +100,7 @@ def starts_from_network(planner: Planner, model: LatentWorldModel, config: MPCCo
             f"horizon is {config.horizon}, but the initialisation network plans "
             f"{shape.initializer_steps} model steps; give a horizon of at most so many"
         )
-    return True
+    if not isinstance(planner, GradientPlanner):
+        return planner
+    alike = replace(planner.config, warm_steps=None, warm_restarts=None, warm_proposals=None)
+    return GradientPlanner(alike)

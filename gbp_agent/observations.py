@@ -49,7 +49,13 @@ class ObservationKeys:
                 raise KeyError(f"the goal has no {name!r}, only {', '.join(map(repr, goal))}")
             value = np.asarray(goal[name])
             if name in observation:
-                value = np.broadcast_to(value, np.shape(observation[name]))
+                shape, single = np.shape(observation[name]), 3 if name == self.pixels else 1
+                if value.shape not in (shape, shape[-single:]):
+                    raise ValueError(
+                        f"the goal's {name!r} has shape {value.shape}, expected "
+                        f"{shape[-single:]}, as observations have"
+                    )
+                value = np.broadcast_to(value, shape)
             found[goal_name] = value
         return found
 
@@ -97,7 +103,9 @@ def check_observation(
             continue
         if key not in observation:
             present = ", ".join(repr(k) for k in observation)
-            remedy = "; or give the goal with agent.set_goal(...)" if "goal" in part else ""
+            remedy = '; make the env with obs_type="pixels"' if part == "pixels" else ""
+            if part.startswith("goal"):
+                remedy = "; or give the goal with agent.set_goal(...)"
             raise KeyError(f"observation has no {key!r}, only {present}{remedy}")
         value = np.asarray(observation[key])
         if value.shape[-len(shape) :] != shape or value.ndim not in (len(shape), len(shape) + 1):

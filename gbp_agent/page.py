@@ -21,7 +21,7 @@ import gymnasium as gym
 from .clips import Clip
 from .plots import Plot, plots
 from .report import COLUMNS, EvaluationReport, write_text
-from .statistics import mcnemar
+from .statistics import mcnemar, task_of
 
 # Nothing is loaded and nothing is run, whatever the texts hold.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
@@ -140,7 +140,7 @@ def _comparisons(sections: Sequence[Section]) -> Iterator[str]:
     """Paired tests of those that played the same episodes."""
     rows = []
     for a, b in itertools.combinations(sections, 2):
-        if _task(a.report) == _task(b.report):
+        if task_of(a.report) == task_of(b.report):
             found = mcnemar(a.report, b.report)
             rows.append((a.name, b.name, found.only_a, found.only_b, f"{found.p_value:.3g}"))
     if rows:
@@ -149,10 +149,6 @@ def _comparisons(sections: Sequence[Section]) -> Iterator[str]:
             "On the same episodes: how many one alone solved, and the exact two-sided McNemar test."
         )
         yield _wide(_table(("a", "b", "only a", "only b", "p"), rows), "Paired comparisons")
-
-
-def _task(report: EvaluationReport) -> tuple[Any, ...]:
-    return report.env_id, report.env_kwargs, sorted(e.seed for e in report.episodes)
 
 
 def _episodes(section: Section) -> Iterator[str]:

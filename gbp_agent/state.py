@@ -47,13 +47,13 @@ class AgentState:
         latent: Latent (B,) of the first frames. pending: env actions that a plan hands out.
         width: M.
         """
-        rows, device = len(latent.proprio), latent.proprio.device
+        rows, of = len(latent.proprio), latent.proprio.new_zeros
         return cls(
             history=Latent(*(part[:, None].repeat_interleave(history, 1) for part in latent)),
-            past_actions=torch.zeros(rows, history - 1, width, device=device),
+            past_actions=of(rows, history - 1, width),
             queue=np.zeros((rows, pending, action_dim), np.float32),
             position=np.full(rows, pending),
-            plan=torch.zeros(rows, horizon, width, device=device),
+            plan=of(rows, horizon, width),
             plans=np.zeros(rows, np.int64),
         )
 
@@ -68,6 +68,14 @@ class AgentState:
             plan=self.plan[index],
             plans=self.plans[rows],
         )
+
+    def check_rows(self, rows: int) -> None:
+        """Raise ValueError unless the state is of so many episodes."""
+        if len(self.position) != rows:
+            raise ValueError(
+                f"state is of {len(self.position)} episode(s), the observation of {rows}; "
+                "call agent.reset(), or pass state=None, when the number of envs changes"
+            )
 
     def due(self) -> np.ndarray:
         """Rows whose queue is used up."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -80,14 +80,20 @@ def distance_difference(report_a: EvaluationReport, report_b: EvaluationReport) 
     return Difference(float(np.mean(values)), *bootstrap_interval(values))
 
 
+def task_of(report: EvaluationReport) -> tuple[str, dict[str, Any], list[int]]:
+    """What an agent was judged by: env_id, env_kwargs and seeds. How it saw the env is no part of
+    it, so that an agent on pictures and one on the simulator's state compare."""
+    seen = ("obs_type", "render_mode", "image_size")
+    kwargs = {key: value for key, value in report.env_kwargs.items() if key not in seen}
+    return report.env_id, kwargs, sorted(episode.seed for episode in report.episodes)
+
+
 def _paired(
     report_a: EvaluationReport, report_b: EvaluationReport
 ) -> list[tuple[Episode, Episode]]:
     """The two agents' episodes, side by side."""
-    task_a, task_b = (
-        (r.env_id, r.env_kwargs, sorted(e.seed for e in r.episodes)) for r in (report_a, report_b)
-    )
-    for name, a, b in zip(("env_id", "env_kwargs", "seeds"), task_a, task_b, strict=True):
+    tasks = task_of(report_a), task_of(report_b)
+    for name, a, b in zip(("env_id", "env_kwargs", "seeds"), *tasks, strict=True):
         if a != b:
             raise ValueError(
                 f"the reports have different {name} ({_short(a)} and {_short(b)}); "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import weakref
 from types import SimpleNamespace
 from typing import Any
@@ -505,6 +507,39 @@ def test_set_goal_equals_a_goal_in_the_observation(rows: int | None, make_agent:
     assert np.array_equal(given, agent.plan(observation).actions)
 
 
+def test_another_goal_is_planned_for_at_once(make_agent: Any) -> None:
+    agent = make_agent(planner=StubPlanner(), config=MPCConfig(horizon=4, execute=4))
+    bare = {key: observations(None)[key] for key in ("pixels", "proprio")}
+    agent.set_goal(bare)
+    plans = []
+    for step in range(6):
+        if step == 2:
+            agent.set_goal({key: value.copy() for key, value in bare.items()})  # the same
+        if step == 4:
+            agent.set_goal({**bare, "proprio": bare["proprio"] + 1.0})
+        agent.act(bare)
+        plans.append(agent.last_plan is not None)
+    assert plans == [True, False, False, False, True, False]
+    assert not agent.planner.calls[1].warm.any()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("proprio", np.zeros(1)),
+        ("proprio", np.array(1.0)),
+        ("proprio", np.zeros((3, 2))),
+        ("pixels", np.zeros((1, 1, 3), np.uint8)),
+    ],
+)
+def test_a_goal_of_another_shape(key: str, value: Any, make_agent: Any) -> None:
+    agent = make_agent()
+    bare = {key: observations(2)[key] for key in ("pixels", "proprio")}
+    agent.set_goal({**{name: part[0] for name, part in bare.items()}, key: value})
+    with pytest.raises(ValueError, match=f"the goal's '{key}' has shape"):
+        agent.act(bare)
+
+
 def test_set_goal_without_a_picture(make_agent: Any) -> None:
     agent = make_agent()
     agent.set_goal({"proprio": np.zeros(2)})
@@ -546,6 +581,108 @@ def test_bad_observations(observation: Any, error: Any, message: str, make_agent
     assert "\n" not in str(caught.value)
 
 
+def test_a_plan_from_a_state_sees_the_observation(make_agent: Any) -> None:
+    """As predict does once a model step is over."""
+    agent = make_agent(planner=QUICK["cem"], history=2)
+    first, *others = sequence(2, 4)
+    _, state = agent.predict(first)
+    for observation in others[: F - 1]:
+        _, state = agent.predict(observation, state)
+    seen = others[F - 1]
+    planned = agent.plan(seen, state)
+    agent.predict(seen, state)
+    assert np.array_equal(planned.actions, agent.last_plan.actions)
+    other = {**seen, "proprio": seen["proprio"] + 1.0}
+    assert not torch.equal(planned.cost, agent.plan(other, state).cost)
+    with pytest.raises(ValueError, match=r"state is of 2 episode\(s\), the observation of 3"):
+        agent.plan(observations(3), state)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))])
+def test_copies(again: Any, make_agent: Any) -> None:
+    """In the middle of an episode; a copy has a model of its own."""
+    agent = make_agent(planner=QUICK["cem"], config=MPCConfig(horizon=3))
+    agent.set_goal({key: observations(None, seed=5)[key] for key in ("pixels", "proprio")})
+    first, *others = sequence(None, 5)
+    agent.act(first)
+    other = again(agent)
+    acts = [agent.act(observation) for observation in others]
+    np.testing.assert_array_equal(acts, [other.act(observation) for observation in others])
+    other = again(agent)
+    with torch.no_grad():
+        for weight in other.model.predictor.parameters():
+            weight.zero_()
+    plans = [a.plan(first) for a in (agent, other)]
+    assert plans[0].cost != plans[1].cost
+
+
+def test_settings_of_an_agent_stay(make_agent: Any) -> None:
+    agent = make_agent()
+    for name, value in (
+        ("planner", "cem"), ("objective", GoalObjective()), ("config", MPCConfig()),
+    ):  # fmt: skip
+        with pytest.raises(AttributeError):
+            setattr(agent, name, value)
+    with pytest.raises(TypeError, match=r"expected an Objective.* and an MPCConfig"):
+        make_agent(config={"horizon": 3})
+    with pytest.raises(TypeError, match="objective is 'goal'"):
+        make_agent(objective="goal")
+
+
+def test_act_is_told_which_rows_begin(make_agent: Any) -> None:
+    agent, other = make_agent(planner=QUICK["cem"]), make_agent(planner=QUICK["cem"])
+    state, begun = None, np.array([False, True, False])
+    for observation in sequence(3, 3):
+        action, state = other.predict(observation, state, begun)
+        np.testing.assert_array_equal(agent.act(observation, begun), action)
+    with pytest.raises(ValueError, match=r"2 flag\(s\), the observation 3 episode\(s\)"):
+        agent.act(observation, np.array([True, False]))
+
+
+def test_inference_mode(make_agent: Any) -> None:
+    agent = make_agent()
+    wanted = agent.plan(observations(2)).actions
+    with torch.inference_mode():
+        np.testing.assert_array_equal(agent.plan(observations(2)).actions, wanted)
+        agent.act(observations(2))
+
+
+@pytest.mark.parametrize(
+    ("costs", "message"),
+    [
+        (lambda predicted, goal: predicted.proprio.sum(), r"returned \(\) for"),
+        (lambda predicted, goal: predicted.proprio.sum((1, 2)).numpy(), "returned ndarray for"),
+    ],
+)
+def test_an_objective_that_gives_no_costs(costs: Any, message: str, make_agent: Any) -> None:
+    agent = make_agent(objective=costs, planner=QUICK["cem"])
+    with pytest.raises(ValueError, match=message):
+        agent.act(observations(None))
+
+
+def test_an_objective_of_nan_is_told_of(make_agent: Any) -> None:
+    agent = make_agent(objective=lambda p, g: p.proprio.sum((1, 2)) * torch.nan)
+    with pytest.warns(UserWarning, match="without a finite cost"):
+        assert np.isfinite(agent.act(observations(None))).all()
+
+
+def test_plans_of_the_network_get_all_steps(make_agent: Any) -> None:
+    """Those settings that spare rows which go on with a plan are not for first guesses."""
+    shape = {"initializer_width": 4, "initializer_steps": 3}
+    settings = {"init": "network", "steps": 6, "restarts": 3}
+    warm = {"warm_steps": 1, "warm_restarts": 1, "warm_proposals": 0}
+    agent = make_agent(
+        planner=GradientPlanner(GradientConfig(**settings, **warm)),
+        config=MPCConfig(horizon=3),
+        **shape,
+    )
+    steps = []
+    for observation in sequence(None, F + 1):
+        agent.act(observation)
+        steps += [agent.last_plan.gradient_steps] if agent.last_plan else []
+    assert steps == [18, 1]
+
+
 def test_number_of_rows_changes(make_agent: Any) -> None:
     agent = make_agent()
     _, state = agent.predict(observations(3))
@@ -558,10 +695,11 @@ def test_number_of_rows_changes(make_agent: Any) -> None:
     [
         {"horizon": 0}, {"execute": 0}, {"horizon": 2, "execute": 3}, {"action_limit": 0},
         {"proposals": -1}, {"checkpoint_activations": 1}, {"compile": "yes"},
+        {"horizon": 2.5}, {"horizon": "5"}, {"precision": "fp16"},
     ],
 )  # fmt: skip
 def test_bad_execution(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must"):
+    with pytest.raises(ValueError, match=f"{list(settings)[-1]} (must|is)"):
         MPCConfig(**settings)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES
+from conftest import FAMILIES, SIZE
 from safetensors.torch import load_file, save_file
 from test_agent import QUICK, observations
 
@@ -18,6 +20,7 @@ from gbp_agent import (
     CompactWorldModel,
     GoalObjective,
     MPCConfig,
+    ObservationKeys,
     WorldModelMPCAgent,
     load_checkpoint,
     pretrained_names,
@@ -112,6 +115,69 @@ def test_agent_round_trip(name: str, tmp_path: Path, make_agent: Any) -> None:
     assert np.array_equal(again.plan(observation).actions, agent.plan(observation).actions)
 
 
+def test_some_settings_changed(folder: Path) -> None:
+    load = partial(WorldModelMPCAgent.from_pretrained, folder)
+    agent, other = load(), load(settings={"gradient.steps": 7, "mpc.execute": 1})
+    assert other.planner.config == replace(agent.planner.config, steps=7)
+    assert other.config == replace(agent.config, execute=1)
+    assert load("cem", settings={"objective.base": 4.0}).objective.base == 4.0
+    for name in ("cem.samples", "gradient", "mppi.samples", "planner.steps"):
+        with pytest.raises(ValueError, match=f"no setting '{name}' here"):
+            load(settings={name: 5})
+    with pytest.raises(ValueError, match="speed"):
+        load(settings={"mpc.speed": 5})
+    with pytest.raises(ValueError, match=r"no setting 'gradient\.steps' here"):
+        load(QUICK["gradient"], settings={"gradient.steps": 7})
+
+
+def test_saved_agents_keep_what_they_know(tmp_path: Path, make_model: Any) -> None:
+    """Its own planner, the settings of the others, and the names of an observation's entries."""
+    settings = {"mppi": {"samples": 11}, "cem": {"samples": 9, "elites": 3}}
+    save_checkpoint(tmp_path / "a", make_model(), planning={"planners": settings})
+    keys = ObservationKeys("rgb", "place", "goal_rgb", "goal_place")
+    agent = WorldModelMPCAgent.from_pretrained(tmp_path / "a", "cem", keys=keys)
+    agent.save_pretrained(tmp_path / "b")
+    again = WorldModelMPCAgent.from_pretrained(tmp_path / "b")
+    assert (again.planner.config, again.keys) == (agent.planner.config, keys)
+    mppi = WorldModelMPCAgent.from_pretrained(tmp_path / "b", "mppi")
+    assert mppi.planner.config.samples == 11
+
+
+def test_an_objective_that_cannot_be_saved(tmp_path: Path, make_agent: Any) -> None:
+    agent = make_agent(objective=lambda predicted, goal: predicted.proprio.sum((1, 2)))
+    with pytest.warns(UserWarning, match="is not saved"):
+        agent.save_pretrained(tmp_path / "agent")
+
+
+@pytest.mark.parametrize("there", ["folder", "file"])
+def test_what_is_no_checkpoint_is_not_replaced(
+    there: str, tmp_path: Path, make_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "runs" / "thesis.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    monkeypatch.chdir(mine.parent)
+    for place in (mine,) if there == "file" else (mine.parent, Path(".")):
+        with pytest.raises(ValueError, match="no checkpoint's alone"):
+            save_checkpoint(place, make_model())
+    assert mine.read_text() == "mine"
+
+
+def test_a_run_is_not_its_checkpoint(tmp_path: Path, make_model: Any) -> None:
+    save_checkpoint(tmp_path / "run" / "checkpoint", make_model())
+    assert_refused(tmp_path / "run", FileNotFoundError, "did you mean .*run/checkpoint")
+
+
+def test_a_folder_that_is_called_as_a_shipped_model(
+    tmp_path: Path, make_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wall").mkdir()
+    assert load_checkpoint("wall")[0].config.image_size == 64
+    save_checkpoint(tmp_path / "wall", make_model())
+    assert load_checkpoint("wall")[0].config.image_size == SIZE
+
+
 def test_arguments_override_the_checkpoint(folder: Path) -> None:
     agent = WorldModelMPCAgent.from_pretrained(
         folder, planner=QUICK["cem"], config=MPCConfig(horizon=2), objective=GoalObjective(0.5)
@@ -119,6 +185,12 @@ def test_arguments_override_the_checkpoint(folder: Path) -> None:
     assert agent.planner is QUICK["cem"]
     assert agent.config.horizon == 2
     assert agent.objective == GoalObjective(0.5)
+
+
+def test_loading_leaves_the_global_generator_alone(folder: Path) -> None:
+    before = torch.get_rng_state()
+    load_checkpoint(folder)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_shipped_models_load() -> None:

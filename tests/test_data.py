@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ENVS, SIZE
 
-from gbp_agent import EVALUATION_SEEDS_BEGIN, TrajectoryDataset, collect
+from gbp_agent import EVALUATION_SEEDS_BEGIN, ObservationKeys, TrajectoryDataset, collect
 from gbp_agent.data.latents import LatentDataset, encode_frames
 
 ARRAYS = ("pixels", "proprio", "action", "state")
@@ -158,6 +158,13 @@ def test_other_settings_are_refused(change: dict[str, Any], tmp_path: Path) -> N
         gather(tmp_path, **change)
 
 
+def test_other_keys_are_refused(tmp_path: Path) -> None:
+    gather(tmp_path)
+    gather(tmp_path, keys=ObservationKeys())
+    with pytest.raises(ValueError, match=r"holds a collection with keys=.*use another folder"):
+        gather(tmp_path, keys=ObservationKeys("goal_pixels", "goal_proprio"))
+
+
 @pytest.mark.parametrize(
     ("episodes", "seed"), [(1, EVALUATION_SEEDS_BEGIN), (2, EVALUATION_SEEDS_BEGIN - 1), (1, -1)]
 )
@@ -294,6 +301,28 @@ def test_latent_windows_stay_in_their_episodes_and_can_be_resumed(latents: Laten
     first = torch.cat([w[:, 0] for w, _ in whole])
     # 800 draws of the 42 possible beginnings: each of them, and no other.
     assert {tuple(row) for row in first.tolist()} == {tuple(row) for row in allowed.tolist()}
+
+
+def test_latents_of_another_encoder_or_other_data_are_not_taken(
+    wall_data: TrajectoryDataset, make_model: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "z.npy"
+
+    def encoded(model: Any, data: TrajectoryDataset = wall_data) -> tuple[torch.Tensor, int]:
+        found = LatentDataset.encode(model, data, file, progress=False).latents
+        return found, file.stat().st_mtime_ns
+
+    first, written = encoded(make_model())
+    trained = make_model()
+    torch.nn.init.ones_(trained.predictor.output.weight)  # no part of the encoder
+    assert encoded(trained)[1] == written
+    other, again = encoded(make_model(seed=1))
+    assert again > written
+    assert not torch.equal(first, other)
+    fewer, _ = encoded(make_model(), gather(tmp_path / "few"))
+    assert len(fewer) == 5 * 7
+    file.with_suffix(".json").unlink()  # as files were before they had one
+    assert torch.equal(encoded(make_model())[0], first)
 
 
 def test_evenly_spaced_windows(latents: LatentDataset) -> None:

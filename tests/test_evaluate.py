@@ -222,6 +222,35 @@ def test_mcnemar() -> None:
     assert mcnemar(a, a) == (0, 0, 1.0)
 
 
+def test_mcnemar_of_agents_that_see_differently() -> None:
+    report = evaluate(Counter(), "Countdown-v0", 3, progress=False)
+    other = replace(report, env_kwargs={"obs_type": "state", "image_size": 32})
+    assert mcnemar(report, other) == (0, 0, 1.0)
+
+
+def test_a_state_that_is_an_array_stays_whole() -> None:
+    """An array's `take` flattens it."""
+
+    class Tall(Counter):
+        def predict(self, observation: Any, state: Any = None, *more: Any, **options: Any) -> Any:
+            action, steps = super().predict(
+                observation, None if state is None else state[:, 0], *more, **options
+            )
+            return action, np.stack([np.array(steps)] * 2, 1)
+
+    report = evaluate(Tall(cuttable=False), "Countdown-v0", 10, num_envs=3, progress=False)
+    whole = evaluate(Counter(), "Countdown-v0", 10, num_envs=3, progress=False)
+    assert report.episodes == whole.episodes
+
+
+def test_an_env_stands_for_its_spec() -> None:
+    with gym.make("Countdown-v0") as env:
+        report = evaluate(Counter(), env, 3, progress=False)
+    assert report.episodes == evaluate(Counter(), "Countdown-v0", 3, progress=False).episodes
+    with pytest.raises(TypeError, match=r"expected an id, or an env of gymnasium\.make"):
+        evaluate(Counter(), CountdownEnv(), 3)
+
+
 def test_distance_difference_pairs_the_episodes() -> None:
     report = evaluate(Counter(), "Countdown-v0", 1, progress=False)
 

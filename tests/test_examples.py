@@ -186,12 +186,13 @@ def test_evaluate_with_other_settings(run: Any, wall: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("steps=5", "expected WHERE.NAME=VALUE"),
-        ("adam.steps=5", "expected WHERE.NAME=VALUE"),
+        ("steps=5", "expected WHERE.NAME where"),
+        ("adam.steps=5", "expected WHERE.NAME where WHERE is one of mpc, objective, gradient"),
+        ("cem.samples=5", "no setting 'cem.samples' here"),
         ("gradient.steps", "expected WHERE.NAME=VALUE"),
         ("gradient.speed=5", "speed"),
         ("mpc.speed=5", "speed"),
-        ("mpc.horizon=0", "horizon must be"),
+        ("mpc.horizon=0", "horizon is 0"),
         ("gradient.steps=many", "steps is 'many'"),
     ],
 )

@@ -26,6 +26,7 @@ from gbp_agent import (
     OnlineConfig,
     TrajectoryDataset,
     WorldModelMPCAgent,
+    collect,
     finetune,
     load_checkpoint,
     save_checkpoint,
@@ -167,6 +168,20 @@ def test_simulator_plays_what_the_env_plays(env_id: str, workers: int) -> None:
             np.testing.assert_array_equal(frames.state[row, step], info["state"])
             np.testing.assert_array_equal(frames.pixels[row, step], observation["pixels"])
             np.testing.assert_array_equal(frames.proprio[row, step], observation["proprio"])
+
+
+def test_simulator_is_checked_against_the_data(tmp_path: Path) -> None:
+    """Walls that differ from episode to episode are no part of Wall's state."""
+    data = collect(
+        "gbp/Wall-v0", 3, 0, tmp_path, steps=8, workers=1, progress=False, image_size=64, door_y=20
+    )
+    with Simulator("gbp/Wall-v0", **data.metadata["env_kwargs"]) as simulator:
+        simulator.check(data, np.arange(3))
+    with (
+        Simulator("gbp/Wall-v0", image_size=64) as simulator,
+        pytest.raises(ValueError, match=r"does not go on as episode 0 of .* was recorded"),
+    ):
+        simulator.check(data, np.arange(3))
 
 
 def test_simulator_needs_an_env_that_tells_its_state() -> None:

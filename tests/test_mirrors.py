@@ -136,7 +136,7 @@ def test_latents_of_the_copies(
     model, file = make_model("gbp/PushT-v0"), tmp_path / "z.npy"
     plain = LatentDataset.encode(model, pusht_data, file, progress=False)
     latents = LatentDataset.encode(model, pusht_data, file, progress=False, mirrors=True)
-    names = sorted(path.name for path in tmp_path.iterdir())
+    names = sorted(path.name for path in tmp_path.glob("*.npy"))
     assert names == ["z-x.npy", "z-xy.npy", "z-y.npy", "z.npy"]
     assert (plain.copies, latents.copies) == (1, 4)
     assert torch.equal(latents.latents[: len(plain.latents)], plain.latents)

@@ -186,6 +186,13 @@ def test_weights_that_do_not_fit(make_patch_model: Any, tmp_path: Path) -> None:
         load_encoder(wider, tmp_path / "none.safetensors")
 
 
+@pytest.mark.parametrize("name", ["pretrained", "pretrained_cfg_overlay", "checkpoint_path"])
+def test_options_choose_no_weights(name: str, make_patch_model: Any) -> None:
+    """They come with a checkpoint, which may be anybody's."""
+    with pytest.raises(ValueError, match=f"may not say where weights are .{name}."):
+        make_patch_model(encoder_options={**NARROW, name: "http://somewhere/weights.pt"})
+
+
 def test_no_network_for_published_weights(
     make_patch_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -266,3 +266,20 @@ def test_warm_rows_have_restarts_and_proposals_of_their_own(
         quiet = plan(replace(config, noise_std=0.0), 40)
         few = plan(replace(usual, noise_std=0.0, steps=7, restarts=9), 10)
         torch.testing.assert_close(quiet.cost[warm], few.cost[warm])
+
+
+def test_a_warm_row_of_one_restart_is_alone_beside_others() -> None:
+    """It starts at the cheapest proposal where that is cheaper, as it does without a cold row."""
+    problem = linear_problem()
+    config = GradientConfig(steps=3, restarts=4, warm_restarts=1, learning_rate=0.05, noise_std=0)
+    initial = torch.full((4, H, M), 2.0)
+    warm = torch.tensor([False, True, True, False])
+    proposals = problem.best_plan()[:, None] + 0.1
+    both = run(
+        GradientPlanner(config), problem.cost, initial=initial, warm=warm, proposals=proposals
+    )
+    every = torch.ones(4, dtype=torch.bool)
+    alone = run(
+        GradientPlanner(config), problem.cost, initial=initial, warm=every, proposals=proposals
+    )
+    torch.testing.assert_close(both.cost[warm], alone.cost[warm])

@@ -75,8 +75,10 @@ def test_the_nearest_are_looked_up(objective: GoalObjective, model: Any) -> None
                 later = Latent(piece.visual[:, 1:], piece.proprio[:, 1:])
                 costs.append(float(away + objective(later, there)))
                 pieces.append(model.proposals[number, first : first + horizon])
-        for plan, index in zip(found[row], np.argsort(costs), strict=False):
-            assert torch.equal(plan, pieces[index])
+        for plan, cost in zip(found[row], sorted(costs), strict=False):  # two may cost the same
+            same = [torch.equal(plan, piece) for piece in pieces]
+            own = np.array(costs)[same]
+            assert np.isclose(own, cost, rtol=1e-4).any()
 
 
 def test_a_look_up_of_one_problem_is_that_of_many(model: Any) -> None:

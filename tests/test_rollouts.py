@@ -83,7 +83,7 @@ def test_costs_in_parts(family: str, families: Any, make_agent: Any, monkeypatch
 
         return counting
 
-    monkeypatch.setattr("gbp_agent.agent.rollouts_from", counted)
+    monkeypatch.setattr("gbp_agent.planning_cost.rollouts_from", counted)
     cost = make_agent(model=model, config=MPCConfig(H)).cost_of(*at_random(model, rows=2))
     together = cost(plans(2, 7)).detach()
     torch.testing.assert_close(evaluate(cost, plans(2, 7)), together)

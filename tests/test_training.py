@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SIZE
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from gbp_agent import (
@@ -25,10 +26,12 @@ from gbp_agent import (
     RepresentationConfig,
     TrajectoryDataset,
     WorldModelMPCAgent,
+    collect,
+    load_checkpoint,
     pretrain,
 )
 from gbp_agent.data.latents import LatentDataset, encode_frames
-from gbp_agent.diagnostics import StateProbe, effective_rank, prediction_errors
+from gbp_agent.diagnostics import StateProbe, effective_rank, judge, prediction_errors
 from gbp_agent.normalize import ActionNormalizer, Standardizer
 from gbp_agent.training import losses
 from gbp_agent.training.dynamics import pad_history
@@ -65,11 +68,14 @@ def train(folder: Path, steps: int = 12, killed_at: int | None = None, **options
         step, x = item
         if step == killed_at:
             raise Killed
-        loss = (module(x) - x.sum(1, keepdim=True) - 1).square().mean()
+        wanted = x.sum(1, keepdim=True) + 1
+        x = nn.functional.dropout(x, options.get("dropout", 0.0))
+        loss = (module(x) - wanted).square().mean()
         return loss * options.get("scale", 1.0), {"bias": module.bias.detach()}
 
     config = LoopConfig(steps, 0.1, save_seconds=options.get("save_seconds", 0.0))
-    optimize("line", module, loss_function, batches, config, folder, progress=False)
+    name = options.get("name", "line")
+    optimize(name, module, loss_function, batches, config, folder, progress=False)
     return module
 
 
@@ -81,6 +87,29 @@ def test_killed_and_resumed_equals_uninterrupted(killed_at: int, tmp_path: Path)
     resumed = train(tmp_path / "killed")
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_dropout_is_repeated(tmp_path: Path) -> None:
+    """A resumed run draws the masks of an uninterrupted one, and the global generator's state is
+    left as it was."""
+    torch.manual_seed(3)
+    nn.Linear(3, 1)  # as train makes one
+    wanted = torch.rand(1)
+    torch.manual_seed(3)
+    whole = train(tmp_path / "whole", dropout=0.5)
+    assert torch.rand(1) == wanted
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", dropout=0.5, killed_at=5)
+    assert torch.equal(train(tmp_path / "killed", dropout=0.5).weight, whole.weight)
+    assert not torch.equal(train(tmp_path / "plain").weight, whole.weight)
+
+
+def test_curves_of_every_phase_stay(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        train(tmp_path, name=name)
+    for name in ("first", "second"):
+        curves = EventAccumulator(str(tmp_path / "tensorboard" / name)).Reload()
+        assert len(curves.Scalars(f"{name}/loss")) == 2
 
 
 def test_killed_before_the_first_save_starts_anew(tmp_path: Path) -> None:
@@ -384,7 +413,8 @@ def test_killed_run_goes_on(
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"whitening": 0.0}, {"model": {"history": 2}}])
 def test_other_settings_are_refused(change: dict[str, Any], runs: Any, wall_data: Any) -> None:
-    config = replace(configuration(wall_data.folder, runs(1)), **change)
+    config = configuration(wall_data.folder, runs(1))
+    config = replace(config, **{**change, "model": {**config.model, **change.get("model", {})}})
     with pytest.raises(ValueError, match=f"other settings .{next(iter(change))}.; use another"):
         pretrain(config)
 
@@ -407,6 +437,61 @@ def test_proposals_are_cut_from_training_episodes(
     none = make_model(proposals=0)
     keep_proposals(none, latents, np.array([2]), seed=0)
     assert none.proposals.shape == (0, 6, 4)
+
+
+def test_no_proposal_is_there_twice(
+    wall_data: TrajectoryDataset, make_model: Any, tmp_path: Path
+) -> None:
+    """As many as there are pieces: all of them."""
+    model = make_model(proposals=3 * (31 - 12))
+    latents = LatentDataset.encode(model, wall_data, tmp_path / "z.npy", progress=False)
+    keep_proposals(model, latents, np.array([2, 5, 7]), seed=0)
+    assert len(torch.unique(model.proposals.flatten(1), dim=0)) == len(model.proposals)
+
+
+def test_no_more_proposals_than_pieces(wall_data: TrajectoryDataset, tmp_path: Path) -> None:
+    config = configuration(wall_data.folder, tmp_path)
+    model = pretrain(replace(config, model={**config.model, "proposals": 10_000}))
+    steps = model.config.proposal_steps * model.config.frameskip
+    assert len(model.proposals) == 10 * (31 - steps)  # of twelve episodes two are held out
+    assert load_checkpoint(tmp_path / "checkpoint")[0].config == model.config
+
+
+def test_a_folder_is_not_claimed_by_settings_that_do_not_fit(
+    wall_data: TrajectoryDataset, tmp_path: Path
+) -> None:
+    config = configuration(wall_data.folder, tmp_path)
+    for wrong, error, message in (
+        ({"proposal_steps": 40}, ValueError, "frames of a proposal; give fewer `proposal_steps`"),
+        ({"widht": 4}, TypeError, "widht"),
+    ):
+        with pytest.raises(error, match=message):
+            pretrain(replace(config, model={**config.model, **wrong}))
+    pretrain(config)
+
+
+def test_strings_are_paths_and_families_are_known(tmp_path: Path) -> None:
+    config = PretrainConfig(data=str(tmp_path), out="out")  # type: ignore[arg-type]
+    assert (config.data, config.out) == (tmp_path, Path("out"))
+    with pytest.raises(ValueError, match="family is 'vec', expected one of"):
+        PretrainConfig(tmp_path, tmp_path, family="vec")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("steps", [2, 11, 12])
+def test_short_episodes_are_judged_as_far_as_they_go(
+    steps: int, wall_data: TrajectoryDataset, make_model: Any, tmp_path: Path
+) -> None:
+    """Five model steps of two after one frame take ten."""
+    short = collect(
+        "gbp/Wall-v0", 4, 0, tmp_path / "data", steps=steps - 1, workers=1, progress=False,
+        image_size=SIZE,
+    )  # fmt: skip
+    model = make_model(proposals=0, history=1)
+    latents = LatentDataset.encode(model, short, tmp_path / "z.npy", progress=False)
+    found = judge(model, short, latents, np.arange(3), np.array([3]), seed=0)
+    ahead = min(5, (steps - 1) // 2)
+    assert len(found["prediction"]["ratio"]) == len(found["prediction_training"]["ratio"]) == ahead
+    assert json.loads(json.dumps(found, allow_nan=False))
 
 
 def test_precision() -> None:

@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ def collect(
     _check(episodes, seed, steps, episodes_per_part, random_share)
     folder = Path(folder)
     spec = gym.spec(env_id) if isinstance(env_id, str) else env_id
+    keys = keys or ObservationKeys()
     metadata: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "env_id": spec.id,
@@ -95,9 +96,10 @@ def collect(
         "random_share": random_share,
         "parts": -(-episodes // episodes_per_part),
         "episodes_per_part": episodes_per_part,
+        "keys": asdict(keys),
+        "wrappers": [wrapper.name for wrapper in spec.additional_wrappers],
     }
     _write_metadata(folder, metadata, spec)
-    keys = keys or ObservationKeys()
     tasks = [part for part in _parts(folder, metadata, spec, keys) if not part.folder.exists()]
     missing = sum(len(task.seeds) for task in tasks)
     with tqdm(
@@ -201,7 +203,8 @@ def _write_metadata(
 ) -> None:
     """Write metadata.json, or check that the one that is there says the same."""
     if (folder / "metadata.json").exists():
-        present = {"random_share": 0.0, **read_metadata(folder)}
+        earlier = {"random_share": 0.0, "keys": asdict(ObservationKeys()), "wrappers": []}
+        present = {**earlier, **read_metadata(folder)}
         for key, value in metadata.items():
             if present.get(key) != value:
                 raise ValueError(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +15,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..report import write_text
 from ..types import Latent
 from ..world_model import LatentWorldModel, join
 from .dataset import TrajectoryDataset
 from .mirrors import IDENTITY, Mirror, mirrors_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,8 @@ class LatentDataset:
         """Read the latents from `file`, or encode the dataset and write it there.
 
         With `mirrors`, the mirrored copies of the dataset follow, each from a file beside that one:
-        latents.npy, latents-x.npy, …
+        latents.npy, latents-x.npy, … A stamp beside each, latents.json, says of which encoder and
+        data it is; a file of others is written anew.
 
         Raises:
             ValueError: mirrored copies of an environment that names no symmetry.
@@ -58,8 +66,10 @@ class LatentDataset:
         latents, actions = [], []
         for view in views:
             path = file.with_stem(f"{file.stem}-{view.axes}") if view.axes else file
-            if not path.exists():
+            stamp = {"encoder": _digest(model), "data": _about(dataset)}
+            if not path.exists() or not _is_of(path, stamp, dataset.frames):
                 _write(model, dataset, path, progress, batch_size, view)
+                write_text(path.with_suffix(".json"), json.dumps(stamp) + "\n")
             latents.append(torch.from_numpy(np.load(path)))
             seen = torch.from_numpy(view.action(env_actions)).to(model.device)
             normalized = model.action_normalizer.normalize(seen)
@@ -104,11 +114,18 @@ class LatentDataset:
         actions = self.actions[rows[:, None] + torch.arange(span)]
         return latents, actions.unflatten(1, (frames - 1, frameskip)).flatten(2)
 
+    def every(self, episodes: np.ndarray, frames: int, frameskip: int) -> Tensor:
+        """First rows of all windows of these episodes, their mirrored copies included."""
+        originals = len(self.length) // self.copies
+        copies = [episodes + copy * originals for copy in range(self.copies)]
+        return self.evenly(np.concatenate(copies), frames, frameskip, stride=1)
+
     def evenly(self, episodes: np.ndarray, frames: int, frameskip: int, stride: int) -> Tensor:
-        """First rows of windows at every `stride`-th offset of these episodes."""
+        """First rows of windows at every `stride`-th offset of these episodes; of those that are
+        too short for one, none."""
         span = (frames - 1) * frameskip
         rows = [
-            torch.arange(int(self.begin[i]), int(self.begin[i] + self.length[i]) - span, stride)
+            int(self.begin[i]) + torch.arange(0, max(0, int(self.length[i]) - span), stride)
             for i in episodes
         ]
         return torch.cat(rows)
@@ -152,6 +169,32 @@ def _write(
             found.append(latents.astype(np.float16) if model.tokens > 1 else latents)
             bar.update(len(proprio))
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp.npy")
+    file.with_suffix(".json").unlink(missing_ok=True)
+    temporary = file.with_name(f".{file.stem}.{os.getpid()}.tmp.npy")
     np.save(temporary, np.concatenate(found))
     temporary.replace(file)
+
+
+def _digest(model: LatentWorldModel) -> str:
+    """Of all that a frame's latent depends on."""
+    found = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if name.startswith(("encoder.", "proprio_")):
+            found.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def _about(dataset: TrajectoryDataset) -> str:
+    """Of what a dataset's metadata say, and of how long its episodes are."""
+    about = json.dumps(dataset.metadata, sort_keys=True).encode()
+    return hashlib.sha256(about + dataset.episodes.tobytes()).hexdigest()
+
+
+def _is_of(file: Path, stamp: dict[str, str], frames: int) -> bool:
+    """Whether the latents in a file are those; one without a stamp is believed if it is as long."""
+    beside = file.with_suffix(".json")
+    known = json.loads(beside.read_text()) if beside.exists() else stamp
+    if known == stamp and len(np.load(file, mmap_mode="r")) == frames:
+        return True
+    log.info("%s is of another encoder or other data, and is written anew", file)
+    return False

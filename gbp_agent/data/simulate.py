@@ -9,6 +9,11 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from .dataset import TrajectoryDataset, evenly_chosen
+
+# A picture is another where more than this share of its numbers differ by more than so many of 255.
+LEVELS, ODD_SHARE = 64, 0.002
+
 
 class Frames(NamedTuple):
     """What was seen: pixels (B, n, S, S, 3) uint8, proprio (B, n, p) float32, state (B, n, s)."""
@@ -63,6 +68,23 @@ class Simulator:
         tasks = [(self._spec, self._env_kwargs, start[i], actions[i]) for i in shares if len(i)]
         found = self._pool.starmap(_play, tasks) if self._pool else [_play(*task) for task in tasks]
         return Frames(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+    def check(self, dataset: TrajectoryDataset, episodes: np.ndarray) -> None:
+        """Raise ValueError unless the environment goes on from a state as it was recorded to, in a
+        few of the episodes; one that draws walls at each reset, of which its state says nothing,
+        does not."""
+        for index in evenly_chosen(episodes, 8)[:8]:
+            episode = dataset.episode(int(index))
+            middle = (len(episode["state"]) - 1) // 2
+            start, action = (episode[key][middle : middle + 1] for key in ("state", "action"))
+            seen = self.play(start, action[:, None]).pixels[0, 0].astype(int)
+            odd = np.abs(seen - episode["pixels"][middle + 1]) > LEVELS
+            if odd.mean() > ODD_SHARE:
+                raise ValueError(
+                    f"{self._spec.id} does not go on as episode {index} of {dataset.folder} was "
+                    f"recorded ({odd.mean():.1%} of the picture is another); its state must tell "
+                    "all that differs between episodes"
+                )
 
 
 def _play(

@@ -51,6 +51,12 @@ class PatchEncoder(nn.Module):
         import timm  # takes as long to import as all the rest, and no other family needs it
 
         super().__init__()
+        files = [key for key in options if key.startswith(("pretrained", "checkpoint", "cache"))]
+        if files:  # a checkpoint of somebody else's must not choose what is fetched and read
+            raise ValueError(
+                f"encoder_options may not say where weights are ({', '.join(files)}); load them "
+                "afterwards with gbp_agent.patch.load_encoder"
+            )
         if not timm.is_model(name):
             raise KeyError(f"timm has no model {name!r}; timm.list_models('*vit*') lists its names")
         try:

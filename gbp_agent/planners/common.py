@@ -197,6 +197,7 @@ def start_from_proposals(
     high: Tensor,
     max_rollouts: int,
     warm_proposals: int | None = None,
+    warm_starts: int | None = None,
 ) -> Starts:
     """Start from the cheapest proposals, found by one roll-out each without gradients.
 
@@ -204,6 +205,7 @@ def start_from_proposals(
         is `initial` in rows that are `warm`, zeros in the others.
     proposals: (K, H, M) or (B, K, H, M), clamped into the bounds here.
     warm_proposals: how many of them, the first ones, warm rows look at; None for all.
+    warm_starts: how many of the S starts warm rows use, the first ones; None for all.
 
     The first default is rolled out along with the proposals and counts as evaluated. In a warm
     row it stays the first of several starts, and a single start where it is no dearer than the
@@ -224,7 +226,8 @@ def start_from_proposals(
         hidden.copy_(hidden.masked_fill(warm[:, None], torch.inf))
     dearest = torch.finfo(costs.dtype).max  # still before proposals without a finite cost
     # One start competes with the proposals; the first of several precedes them in any case.
-    first = costs[:, 0] if count == 1 else torch.full_like(costs[:, 0], -torch.inf)
+    single = min(count, warm_starts or count) == 1
+    first = costs[:, 0] if single else torch.full_like(costs[:, 0], -torch.inf)
     ranks = costs.clone()
     ranks[:, 0] = torch.where(warm, first, dearest)
     ranks, order = ranks.sort(dim=1, stable=True)  # a tie goes to the first default

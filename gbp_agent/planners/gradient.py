@@ -151,6 +151,7 @@ class GradientPlanner:
             high=high,
             max_rollouts=config.max_rollouts,
             warm_proposals=config.warm_proposals,
+            warm_starts=few,
         )
         points, best = starts.plans, starts.best  # (B, S, H, M), changed in place from here on
         moments = (torch.zeros_like(points), torch.zeros_like(points))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,6 +22,30 @@ def planner_from_settings(name: str, settings: dict[str, dict[str, Any]]) -> Pla
     except TypeError as error:
         raise ValueError(f"bad settings for planner {name!r}: {error}") from error
     return type(planner)(config)  # type: ignore[no-any-return]
+
+
+def changed(
+    planning: Mapping[str, Any], settings: Mapping[str, Any], planner: str | Planner
+) -> dict[str, Any]:
+    """A checkpoint's planning settings with some of them changed.
+
+    settings: each as "where.name", where is "mpc", "objective" or the name of `planner`.
+
+    Raises:
+        ValueError: a setting is of nothing that `planner` plans with.
+    """
+    found = deepcopy(dict(planning))
+    places = ["mpc", "objective", *([planner] if isinstance(planner, str) else [])]
+    for path, value in settings.items():
+        where, _, name = path.partition(".")
+        if where not in places or not name:
+            raise ValueError(
+                f"there is no setting {path!r} here, expected WHERE.NAME where WHERE is one of "
+                f"{', '.join(places)}; such as 'mpc.horizon'"
+            )
+        parts = found if where in places[:2] else found.setdefault("planners", {})
+        parts.setdefault(where, {})[name] = value
+    return found
 
 
 def settings_of(planner: Planner) -> dict[str, dict[str, Any]]:

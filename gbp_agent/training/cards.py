@@ -100,7 +100,7 @@ def model_card(
 
 
 def _ratios(errors: dict[str, list[float]]) -> str:
-    return ", ".join(f"{v:.3f}" for v in errors["ratio"])
+    return ", ".join(f"{v:.3f}" for v in errors["ratio"]) or "not known, as episodes are too short"
 
 
 def _origin(about: dict[str, Any]) -> str:

@@ -34,8 +34,9 @@ class DynamicsConfig:
     input_noise: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.horizon < 1:
-            raise ValueError(f"horizon must be at least 1, got {self.horizon}")
+        for name in ("steps", "windows", "horizon"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0.0 <= self.one_step_share <= 1.0:
             raise ValueError(f"one_step_share must lie in [0, 1], got {self.one_step_share}")
 

@@ -91,6 +91,9 @@ class FinetuneConfig:
     """Show progress bars."""
 
     def __post_init__(self) -> None:
+        for name in ("data", "out", "latents"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
         if self.horizon > 1 and self.adversarial.perturb_action == "embedding":
@@ -169,6 +172,7 @@ def _batches(
             **dataset.metadata["env_kwargs"],
         )
     )
+    simulator.check(dataset, training)
     mpc = {**planning.get("mpc", {}), "proposals": config.online.proposals}
     agent = WorldModelMPCAgent.from_settings(
         model, {**planning, "mpc": mpc}, GradientPlanner(config.online.planner), seed=config.seed

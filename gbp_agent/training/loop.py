@@ -79,8 +79,12 @@ def optimize(
     source = batches(first)
     todo, total = range(first, config.steps), config.steps
     bar = tqdm(todo, desc=name, initial=first, total=total, disable=not progress)
-    with SummaryWriter(str(folder / "tensorboard"), purge_step=first) as writer:
+    # Of its own, since `purge_step` drops what any phase has written there.
+    curves = SummaryWriter(str(folder / "tensorboard" / name), purge_step=first)
+    gpus = [p.device for p in parameters[:1] if p.device.type == "cuda"]
+    with curves as writer, torch.random.fork_rng(gpus):
         for step in bar:
+            torch.manual_seed(step)  # of dropout, which draws from no other generator
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * schedule(step / config.steps, config.warmup)
             loss, metrics = loss_function(next(source))

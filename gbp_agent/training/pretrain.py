@@ -10,19 +10,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..checkpoint import load_checkpoint, save_checkpoint
+from ..checkpoint import FAMILIES, load_checkpoint, save_checkpoint
 from ..compact import CompactConfig, CompactWorldModel
 from ..data import TrajectoryDataset, evenly_chosen
 from ..data.latents import LatentDataset
+from ..data.mirrors import mirrors_of
 from ..diagnostics import judge
 from ..networks import initialize
 from ..normalize import ActionNormalizer, Standardizer
@@ -31,7 +33,7 @@ from ..precision import Precision, uses_bfloat16
 from ..proposals import project
 from ..report import machine
 from ..vector import StateConfig, StateWorldModel
-from ..world_model import LatentWorldModel
+from ..world_model import LatentWorldModel, WorldModelConfig
 from .cards import model_card
 from .dynamics import DynamicsConfig, train_dynamics
 from .initializer import InitializerConfig, train_initializer
@@ -39,6 +41,10 @@ from .masked import MaskedConfig, train_patch_representation
 from .principal import fit_principal_components, principal_directions
 from .representation import RepresentationConfig, train_representation
 from .run import as_json, claim, report
+
+log = logging.getLogger(__name__)
+
+Shape = TypeVar("Shape", bound=WorldModelConfig)
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,12 @@ class PretrainConfig:
     precision: Precision = "auto"
     progress: bool = True
 
+    def __post_init__(self) -> None:
+        for name in ("data", "out"):
+            object.__setattr__(self, name, Path(getattr(self, name)))
+        if self.family not in FAMILIES:
+            raise ValueError(f"family is {self.family!r}, expected one of {sorted(FAMILIES)}")
+
 
 def pretrain(config: PretrainConfig) -> LatentWorldModel:
     """Train, judge and save a world model; returns it in eval mode.
@@ -94,8 +106,8 @@ def pretrain(config: PretrainConfig) -> LatentWorldModel:
     begun = time.monotonic()
     dataset = TrajectoryDataset(config.data)
     training, held_out = dataset.split(config.held_out)
-    claim(config, ignore=("planning",))
     model = _build(config, dataset, training)
+    claim(config, ignore=("planning",))  # a folder with settings that do not fit is nobody's
     bfloat16 = uses_bfloat16(config.precision, config.device)
     how = (config.out, config.seed, bfloat16, config.progress)
     if config.encoder_of is not None:
@@ -214,14 +226,15 @@ def keep_proprioception(model: PatchWorldModel) -> None:
 def keep_proposals(
     model: LatentWorldModel, latents: LatentDataset, episodes: np.ndarray, seed: int
 ) -> None:
-    """Cut plans (K, proposal_steps, M) from training episodes at random, with their keys."""
+    """Cut plans (K, proposal_steps, M) from training episodes at random, none twice, with their
+    keys."""
     shape = model.config
     if shape.proposals == 0:
         return
-    source = latents.windows(
-        shape.proposal_steps + 1, shape.frameskip, episodes, shape.proposals, seed
-    )
-    joined, actions = next(source)
+    frames = shape.proposal_steps + 1
+    rows = latents.every(episodes, frames, shape.frameskip)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    joined, actions = latents.window(rows[order[: shape.proposals]], frames, shape.frameskip)
     model.proposals.copy_(actions)
     if shape.proposal_keys:
         along = model.split(joined)
@@ -249,20 +262,43 @@ def _build(
         Standardizer.fit(dataset.array("proprio", training)),
     )
     model: LatentWorldModel
+    lengths = dataset.episodes[training, 2]
+    copies = len(mirrors_of(dataset.metadata)) if config.mirrors else 1
     if config.family == "state":
-        model = StateWorldModel(StateConfig(**common), *statistics)
+        shape = _with_proposals(StateConfig(**common), lengths, copies)
+        model = StateWorldModel(shape, *statistics)
     elif not first["pixels"].shape[1]:
         raise ValueError(f"{config.data} holds no pictures; give family='state'")
     elif config.family == "patch":
         size = first["pixels"].shape[1]
         patches = PatchConfig(**{"encoder_size": size, **common}, image_size=size)
-        model = PatchWorldModel(patches, *statistics)
+        model = PatchWorldModel(_with_proposals(patches, lengths, copies), *statistics)
     else:
-        shape = CompactConfig(**common, image_size=first["pixels"].shape[1])
-        model = CompactWorldModel(shape, *statistics)
+        compact = CompactConfig(**common, image_size=first["pixels"].shape[1])
+        model = CompactWorldModel(_with_proposals(compact, lengths, copies), *statistics)
     generator = torch.Generator().manual_seed(config.seed)
     initialize(model, generator)
     if isinstance(model, PatchWorldModel):
         draw_positions(model, generator)
         keep_proprioception(model)
     return model.to(config.device)
+
+
+def _with_proposals(shape: Shape, lengths: np.ndarray, copies: int) -> Shape:
+    """The shape with no more proposals than there are pieces of episodes with so many frames.
+
+    Raises:
+        ValueError: none is long enough.
+    """
+    if shape.proposals == 0:
+        return shape
+    span = shape.proposal_steps * shape.frameskip
+    pieces = copies * int(np.maximum(lengths - span, 0).sum())
+    if pieces == 0:
+        raise ValueError(
+            f"no episode has the {span + 1} frames of a proposal; give fewer `proposal_steps`, or "
+            "proposals=0"
+        )
+    if pieces < shape.proposals:
+        log.info("the data have %d pieces for %d proposals", pieces, shape.proposals)
+    return replace(shape, proposals=min(shape.proposals, pieces))
