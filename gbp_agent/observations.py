@@ -103,7 +103,7 @@ def check_observation(
             continue
         if key not in observation:
             present = ", ".join(repr(k) for k in observation)
-            remedy = '; make the env with obs_type="pixels"' if part == "pixels" else ""
+            remedy = "; make the env with obs_type='pixels'" if part == "pixels" else ""
             if part.startswith("goal"):
                 remedy = "; or give the goal with agent.set_goal(...)"
             raise KeyError(f"observation has no {key!r}, only {present}{remedy}")
