@@ -39,11 +39,14 @@ from ..types import Latent
 from ..world_model import LatentWorldModel, join
 from .adversarial import AdversarialConfig, Parts, add, attack, attack_radii
 from .cards import finetuned_card
+from .dynamics import pad_history
 from .loop import LoopConfig, optimize
 from .online import OnlineBatches, OnlineConfig
 from .run import claim, report
 
 METHODS = ("offline", "adversarial", "online", "online+adversarial")
+BEGINNINGS = 7919
+"""Sets the draws of episodes' beginnings apart from the attack's."""
 
 
 @dataclass(frozen=True)
@@ -204,21 +207,24 @@ class _Loss:
         self._bfloat16 = uses_bfloat16(config.precision, config.device)
         self._fixed: Parts | None = None
         if "adversarial" in config.method and config.adversarial.radii == "fixed":
-            start, actions, _ = self._split(next(batches(0))[1])
+            start, actions, _ = self._split(next(batches(0)))
             inputs = Parts(start.visual, start.proprio, self._action_part(actions))
             self._fixed = attack_radii(inputs, config.adversarial)
 
     def __call__(self, item: Item) -> tuple[Tensor, dict[str, Tensor]]:
-        step, window = item
-        start, actions, target = self._split(window)
+        start, actions, target = self._split(item)
         if "adversarial" not in self._config.method:
             return self._error(start, actions, target), {}
-        return self._perturbed(step, start, actions, target)
+        return self._perturbed(item[0], start, actions, target)
 
-    def _split(self, window: tuple[Tensor, Tensor]) -> tuple[Latent, Tensor, Tensor]:
-        """First frames, model actions, and the joined latents that follow."""
+    def _split(self, item: Item) -> tuple[Latent, Tensor, Tensor]:
+        """First frames, model actions, and the joined latents that follow; some windows look like
+        an episode's beginning, as in pre-training."""
+        step, window = item
         latents, actions = (part.to(self._model.device) for part in window)
-        history = self._model.history
+        history, generator = self._model.history, torch.Generator(latents.device)
+        generator.manual_seed((self._config.seed + BEGINNINGS) * 1_000_003 + step)
+        latents, actions = pad_history(latents, actions, history, generator)
         start = self._model.split(latents[:, :history])
         return start, actions, latents[:, history:]
 
