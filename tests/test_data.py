@@ -325,6 +325,13 @@ def test_latents_of_another_encoder_or_other_data_are_not_taken(
     assert torch.equal(encoded(make_model())[0], first)
 
 
+def test_taken_actions(wall_data: TrajectoryDataset) -> None:
+    """All but those of last frames, which are zeros."""
+    found = wall_data.taken_actions([4, 2])
+    assert found.shape == (2 * 30, 2)
+    np.testing.assert_array_equal(found[30:], wall_data.episode(2)["action"][:-1])
+
+
 def test_evenly_spaced_windows(latents: LatentDataset) -> None:
     rows = latents.evenly(np.array([0, 2]), frames=3, frameskip=5, stride=10)
     assert rows.tolist() == [0, 10, 20, 62, 72, 82]

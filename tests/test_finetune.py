@@ -456,6 +456,7 @@ def test_folder_of_another_run(parent: Path, wall_data: TrajectoryDataset, tmp_p
     [
         ({"method": "none"}, "method must be one of"),
         ({"horizon": 0}, "at least 1"),
+        ({"method": "online", "online": OnlineConfig(share=0.001)}, "none of the agent's own"),
         (
             {"horizon": 2, "adversarial": AdversarialConfig(perturb_action="embedding")},
             "take 'raw'",

@@ -173,7 +173,7 @@ def _statistics(env: str, data: Path | None) -> tuple[ActionNormalizer, Standard
     if data is not None:
         known = TrajectoryDataset(data)
         return (
-            ActionNormalizer.fit(known.array("action")),
+            ActionNormalizer.fit(known.taken_actions()),
             Standardizer.fit(known.array("proprio")),
         )
     if env != "pusht":

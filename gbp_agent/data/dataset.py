@@ -79,6 +79,12 @@ class TrajectoryDataset:
         chosen = range(len(self)) if episodes is None else episodes
         return np.concatenate([self.episode(int(i))[key] for i in chosen])
 
+    def taken_actions(self, episodes: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """The env actions (n, A) of the given episodes (all by default), end to end, without the
+        rows of last frames, after which none was taken."""
+        chosen = range(len(self)) if episodes is None else episodes
+        return np.concatenate([self.episode(int(i))["action"][:-1] for i in chosen])
+
     def split(self, held_out: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
         """Episode indices (training, held out); the last ones are held out, at least one."""
         if len(self) < 2:

@@ -109,6 +109,11 @@ class FinetuneConfig:
                 "windows and horizon must be at least 1, "
                 f"got windows={self.windows}, horizon={self.horizon}"
             )
+        if "online" in self.method and round(self.online.share * self.windows) == 0:
+            raise ValueError(
+                f"a share of {self.online.share} of {self.windows} windows is none of the agent's "
+                "own; that is method='offline'"
+            )
 
 
 def finetune(config: FinetuneConfig) -> LatentWorldModel:

@@ -258,7 +258,7 @@ def _build(
         **config.model,
     }
     statistics = (
-        ActionNormalizer.fit(dataset.array("action", training)),
+        ActionNormalizer.fit(dataset.taken_actions(training)),
         Standardizer.fit(dataset.array("proprio", training)),
     )
     model: LatentWorldModel
