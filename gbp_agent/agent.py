@@ -48,6 +48,11 @@ from .types import (
 )
 from .world_model import LatentWorldModel
 
+_MADE = (
+    "device", "_cost_of", "_search_cost_of", "_noise", "_propose", "_encode", "_goals",
+    "_from_network", "_low", "_high",
+)  # fmt: skip
+
 
 class WorldModelMPCAgent:
     """Plans through a world model and acts; a policy object for any Gymnasium loop.
@@ -85,16 +90,20 @@ class WorldModelMPCAgent:
                 "GoalObjective(), and an MPCConfig"
             )
         self.seed = int(seed)
-        self.device = model.device
         self.last_plan: Plan | None = None
+        self._planning: dict[str, Any] = {}  # of the checkpoint
+        self._goal: dict[str, np.ndarray] | None = None
+        self._state: AgentState | None = None
+        self._make()
+
+    def _make(self) -> None:
+        """What follows from the parts."""
+        model, shape = self.model, self.model.config
+        self.device = model.device
         self._cost_of: CostOf = PlanningCost(model, self.objective, self.config)
         graphs = uses_cuda_graphs(self.config, self.objective, self.device)
         self._search_cost_of: CostOf = CostGraphs(self._cost_of) if graphs else self._cost_of
         self._noise = torch.Generator(self.device).manual_seed(self.seed)
-        self._planning: dict[str, Any] = {}  # of the checkpoint
-        self._goal: dict[str, np.ndarray] | None = None
-        self._state: AgentState | None = None
-        shape = model.config
         self._propose = make_proposals(
             model, self.objective, self.config.proposals, self.config.horizon
         )
@@ -125,15 +134,18 @@ class WorldModelMPCAgent:
         """Horizon and execution."""
         return self._config
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """For pickle and copy.deepcopy: the parts, the goal, the episode and the noise."""
-        parts = (self.model, self.planner, self.objective, self.config, self.keys, self.seed)
-        kept = {"_goal": self._goal, "_state": self._state, "_planning": self._planning}
-        return type(self), parts, {**kept, "noise": self._noise.get_state()}
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickle: all but the last plan and what is made of the rest."""
+        kept = {key: value for key, value in self.__dict__.items() if key not in _MADE}
+        noise = (self.device.type, self._noise.get_state())
+        return {**kept, "last_plan": None, "noise": noise}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._noise.set_state(state.pop("noise"))
-        self.__dict__.update(state)
+        device, noise = state["noise"]
+        self.__dict__.update({key: value for key, value in state.items() if key != "noise"})
+        self._make()
+        if device == self.device.type:
+            self._noise.set_state(noise)
 
     # Making, saving ---------------------------------------------------------------------------
 
@@ -162,13 +174,18 @@ class WorldModelMPCAgent:
             config or a planner object that is given takes nothing over from it.
 
         Raises:
-            ValueError: a setting that is none, or is of another planner.
+            ValueError: a setting that is none, or is of another planner or of what is given whole.
         """
         model, planning = load_checkpoint(name_or_path, revision=revision)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         planner = planner or planning.get("planner", "gradient")
-        planning = changed(planning, settings or {}, planner)
+        places = [
+            *(["mpc"] if config is None else []),
+            *(["objective"] if objective is None else []),
+        ]
+        places += [planner] if isinstance(planner, str) else []
+        planning = changed(planning, settings or {}, places)
         return cls.from_settings(
             model.to(device or "cpu"), planning, planner, config, objective, keys, seed
         )
@@ -204,16 +221,19 @@ class WorldModelMPCAgent:
     def save_pretrained(self, folder: str | Path, card: str = "") -> None:
         """Write a folder that `from_pretrained` reads, with this agent's settings as its own, and
         a model card of them unless there is a better one. An objective that is no `GoalObjective`
-        cannot be written, and has to be given to `from_pretrained` again.
+        and a planner that is not in `PLANNERS` cannot be written, and have to be given to
+        `from_pretrained` again.
 
         Raises:
             ValueError: the folder holds other things than a checkpoint.
         """
-        if not isinstance(self.objective, GoalObjective):
-            warnings.warn(
-                f"the objective {self.objective!r} is not saved; give it to from_pretrained",
-                stacklevel=2,
-            )
+        for part, known in (
+            (self.objective, isinstance(self.objective, GoalObjective)),
+            (self.planner, settings_of(self.planner)),
+        ):
+            if not known:
+                message = f"{part!r} is not saved; give it to from_pretrained"
+                warnings.warn(message, stacklevel=2)
         card = card or default_card(self)
         save_checkpoint(folder, self.model, planning=self.settings(), card=card)
 
@@ -267,7 +287,9 @@ class WorldModelMPCAgent:
         than before makes `act` begin anew, as after `reset`: what was planned is for the old one.
         """
         if goal is not None:
-            goal = {key: np.array(value) for key, value in self.keys.as_dict(goal).items()}
+            names = (self.keys.pixels, self.keys.proprio)
+            parts = self.keys.as_dict(goal).items()
+            goal = {name: np.array(value) for name, value in parts if name in names}
         if not same_goal(goal, self._goal):
             self.reset()
         self._goal = goal

@@ -67,7 +67,7 @@ def save_checkpoint(
             checkpoint, which is replaced as a whole.
     """
     folder = Path(folder).resolve()
-    _check_replaceable(folder)
+    check_replaceable(folder)
     known: dict[str, Tensor] = {}
     if parent is not None:
         if "parent" in _read_config(_shipped(parent) / CONFIG_FILE):
@@ -96,14 +96,18 @@ def save_checkpoint(
     if folder.exists():
         folder.rename(old)
     temporary.rename(folder)
+    for hidden in old.glob(".*"):  # such as .git
+        hidden.rename(folder / hidden.name)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
+    """Raise ValueError if there is anything but a checkpoint, or what hides beside one."""
     if not folder.exists():
         return
     others = ["a file"] if folder.is_file() else sorted(path.name for path in folder.iterdir())
-    others = [name for name in others if name not in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)]
+    known = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
+    others = [name for name in others if name not in known and not name.startswith(".")]
     if others:
         some = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
         raise ValueError(
@@ -147,7 +151,9 @@ def load_checkpoint(
             f"{sorted(set(config['model']) - known)}; it is from a newer version, update gbp_agent"
         )
     try:
-        with torch.random.fork_rng([]):  # whose first weights are drawn, for nothing
+        # The first weights are drawn, for nothing; and tensors of inference mode cannot be planned
+        # through.
+        with torch.random.fork_rng([]), torch.inference_mode(False):
             model = model_class(model_config(**config["model"]))
     except TypeError as error:
         raise ValueError(f"{folder / CONFIG_FILE} lacks a model setting: {error}") from error

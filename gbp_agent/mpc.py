@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import get_args
 
+import numpy as np
 import torch
 
 from .objectives import GoalObjective
@@ -48,6 +49,9 @@ class MPCConfig:
     cuda_graphs: bool | None = None
 
     def __post_init__(self) -> None:
+        for name in ("horizon", "execute", "proposals"):  # NumPy's as well
+            if isinstance(getattr(self, name), np.integer):
+                object.__setattr__(self, name, int(getattr(self, name)))
         check_count("horizon", self.horizon, 1, "5 model steps are the default.")
         check_count("execute", self.execute, 1, "1 plans anew after every model step.")
         if self.execute > self.horizon:
@@ -100,7 +104,7 @@ def planner_from_network(
             f"horizon is {config.horizon}, but the initialisation network plans "
             f"{shape.initializer_steps} model steps; give a horizon of at most so many"
         )
-    if not isinstance(planner, GradientPlanner):
+    if type(planner) is not GradientPlanner:
         return planner
     alike = replace(planner.config, warm_steps=None, warm_restarts=None, warm_proposals=None)
     return GradientPlanner(alike)

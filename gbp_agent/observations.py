@@ -50,6 +50,8 @@ class ObservationKeys:
             value = np.asarray(goal[name])
             if name in observation:
                 shape, single = np.shape(observation[name]), 3 if name == self.pixels else 1
+                if value.shape == (1, *shape[-single:]):
+                    value = value[0]
                 if value.shape not in (shape, shape[-single:]):
                     raise ValueError(
                         f"the goal's {name!r} has shape {value.shape}, expected "

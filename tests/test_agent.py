@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import pickle
 import weakref
 from types import SimpleNamespace
@@ -501,6 +502,8 @@ def test_set_goal_equals_a_goal_in_the_observation(rows: int | None, make_agent:
     bare = {key: observation[key] for key in ("pixels", "proprio")}
     agent.set_goal({key: goal[key] for key in bare})
     given = agent.plan(bare).actions
+    agent.set_goal({key: goal[key][None] for key in bare})
+    assert np.array_equal(given, agent.plan(bare).actions)
     agent.set_goal(None)
     for key in bare:
         observation[f"goal_{key}"] = np.broadcast_to(goal[key], np.shape(bare[key]))
@@ -513,8 +516,8 @@ def test_another_goal_is_planned_for_at_once(make_agent: Any) -> None:
     agent.set_goal(bare)
     plans = []
     for step in range(6):
-        if step == 2:
-            agent.set_goal({key: value.copy() for key, value in bare.items()})  # the same
+        if step == 2:  # the same
+            agent.set_goal({**{key: value.copy() for key, value in bare.items()}, "time": step})
         if step == 4:
             agent.set_goal({**bare, "proprio": bare["proprio"] + 1.0})
         agent.act(bare)
@@ -614,6 +617,41 @@ def test_copies(again: Any, make_agent: Any) -> None:
             weight.zero_()
     plans = [a.plan(first) for a in (agent, other)]
     assert plans[0].cost != plans[1].cost
+
+
+def test_copies_of_agents_of_ones_own(make_agent: Any) -> None:
+    """A subclass with a constructor of its own, and noise from a device that is not there."""
+
+    class Named(WorldModelMPCAgent):
+        def __init__(self, name: str):
+            super().__init__(make_agent().model, QUICK["cem"])
+            self.name = name
+
+    agent = Named("mine")
+    assert copy.deepcopy(agent).name == copy.copy(agent).name == "mine"
+    state = agent.__getstate__()
+    other = WorldModelMPCAgent.__new__(WorldModelMPCAgent)
+    other.__setstate__({**state, "noise": ("cuda", torch.zeros(16, dtype=torch.uint8))})
+    np.testing.assert_array_equal(other.act(observations(2)), agent.act(observations(2)))
+
+
+def test_a_planner_of_ones_own_plans_from_the_network(make_agent: Any) -> None:
+    class Counting(GradientPlanner):
+        calls = 0
+
+        def __call__(self, *given: Any, **named: Any) -> PlannerResult:
+            self.calls += 1
+            return super().__call__(*given, **named)
+
+    planner = Counting(GradientConfig(init="network", steps=1))
+    shape = {"initializer_width": 4, "initializer_steps": 3}
+    make_agent(planner=planner, config=MPCConfig(horizon=3), **shape).act(observations(None))
+    assert planner.calls == 1
+
+
+def test_numbers_of_numpy(make_agent: Any) -> None:
+    config = MPCConfig(horizon=np.int64(4), execute=np.int32(2), proposals=np.int64(3))
+    assert json.loads(json.dumps(make_agent(config=config).settings()))["mpc"]["horizon"] == 4
 
 
 def test_settings_of_an_agent_stay(make_agent: Any) -> None:

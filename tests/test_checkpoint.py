@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from test_agent import QUICK, observations
 
 from gbp_agent import (
+    CEMPlanner,
     CompactConfig,
     CompactWorldModel,
     GoalObjective,
@@ -126,8 +127,13 @@ def test_some_settings_changed(folder: Path) -> None:
             load(settings={name: 5})
     with pytest.raises(ValueError, match="speed"):
         load(settings={"mpc.speed": 5})
-    with pytest.raises(ValueError, match=r"no setting 'gradient\.steps' here"):
-        load(QUICK["gradient"], settings={"gradient.steps": 7})
+    for given, name in (
+        ({"planner": QUICK["gradient"]}, "gradient.steps"),
+        ({"config": MPCConfig(horizon=2)}, "mpc.horizon"),
+        ({"objective": GoalObjective()}, "objective.base"),
+    ):
+        with pytest.raises(ValueError, match=f"no setting '{name}' here"):
+            load(**given, settings={name: 7})
 
 
 def test_saved_agents_keep_what_they_know(tmp_path: Path, make_model: Any) -> None:
@@ -147,6 +153,22 @@ def test_an_objective_that_cannot_be_saved(tmp_path: Path, make_agent: Any) -> N
     agent = make_agent(objective=lambda predicted, goal: predicted.proprio.sum((1, 2)))
     with pytest.warns(UserWarning, match="is not saved"):
         agent.save_pretrained(tmp_path / "agent")
+    own = make_agent(planner=type("Own", (CEMPlanner,), {})())
+    with pytest.warns(UserWarning, match=r"Own.* is not saved"):
+        own.save_pretrained(tmp_path / "own")
+
+
+def test_what_hides_beside_a_checkpoint_stays(folder: Path, make_model: Any) -> None:
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("mine")
+    save_checkpoint(folder, make_model())
+    assert (folder / ".git" / "HEAD").read_text() == "mine"
+
+
+def test_loaded_in_inference_mode(folder: Path) -> None:
+    with torch.inference_mode():
+        agent = WorldModelMPCAgent.from_pretrained(folder, QUICK["gradient"])
+        assert np.isfinite(agent.act(observations(None))).all()
 
 
 @pytest.mark.parametrize("there", ["folder", "file"])

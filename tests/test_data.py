@@ -304,9 +304,15 @@ def test_latent_windows_stay_in_their_episodes_and_can_be_resumed(latents: Laten
 
 
 def test_latents_of_another_encoder_or_other_data_are_not_taken(
-    wall_data: TrajectoryDataset, make_model: Any, tmp_path: Path
+    wall_data: TrajectoryDataset,
+    make_model: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = tmp_path / "z.npy"
+
+    def interrupted(*given: Any) -> None:
+        raise KeyboardInterrupt
 
     def encoded(model: Any, data: TrajectoryDataset = wall_data) -> tuple[torch.Tensor, int]:
         found = LatentDataset.encode(model, data, file, progress=False).latents
@@ -321,6 +327,11 @@ def test_latents_of_another_encoder_or_other_data_are_not_taken(
     assert not torch.equal(first, other)
     fewer, _ = encoded(make_model(), gather(tmp_path / "few"))
     assert len(fewer) == 5 * 7
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            encoded(make_model(seed=2))
+    assert torch.equal(encoded(make_model())[0], first)
     file.with_suffix(".json").unlink()  # as files were before they had one
     assert torch.equal(encoded(make_model())[0], first)
 

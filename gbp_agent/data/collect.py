@@ -203,8 +203,9 @@ def _write_metadata(
 ) -> None:
     """Write metadata.json, or check that the one that is there says the same."""
     if (folder / "metadata.json").exists():
-        earlier = {"random_share": 0.0, "keys": asdict(ObservationKeys()), "wrappers": []}
-        present = {**earlier, **read_metadata(folder)}
+        present = {"random_share": 0.0, **read_metadata(folder)}
+        for name in ("keys", "wrappers"):  # of which earlier collections say nothing
+            present.setdefault(name, metadata[name])
         for key, value in metadata.items():
             if present.get(key) != value:
                 raise ValueError(

@@ -23,6 +23,9 @@ from .mirrors import IDENTITY, Mirror, mirrors_of
 
 log = logging.getLogger(__name__)
 
+ENCODING = ("blur", "centered", "interpolation", "pixel_mean", "pixel_std", "encoder_size")
+"""Settings of models by which the same weights encode differently."""
+
 
 @dataclass(frozen=True)
 class LatentDataset:
@@ -169,18 +172,21 @@ def _write(
             found.append(latents.astype(np.float16) if model.tokens > 1 else latents)
             bar.update(len(proprio))
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.with_suffix(".json").unlink(missing_ok=True)
+    for stale in (file, file.with_suffix(".json")):  # a kill on the way leaves none of it
+        stale.unlink(missing_ok=True)
     temporary = file.with_name(f".{file.stem}.{os.getpid()}.tmp.npy")
     np.save(temporary, np.concatenate(found))
     temporary.replace(file)
 
 
 def _digest(model: LatentWorldModel) -> str:
-    """Of all that a frame's latent depends on."""
-    found = hashlib.sha256()
+    """Of all that a frame's latent depends on; the same for a model that was stored in float16."""
+    shape = {key: repr(getattr(model.config, key, None)) for key in ENCODING}
+    found = hashlib.sha256(json.dumps(shape).encode())
     for name, value in sorted(model.state_dict().items()):
         if name.startswith(("encoder.", "proprio_")):
-            found.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+            half = value.detach().cpu().contiguous().half()
+            found.update(name.encode() + half.numpy().tobytes())
     return found.hexdigest()
 
 

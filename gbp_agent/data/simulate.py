@@ -73,7 +73,8 @@ class Simulator:
         """Raise ValueError unless the environment goes on from a state as it was recorded to, in a
         few of the episodes; one that draws walls at each reset, of which its state says nothing,
         does not."""
-        for index in evenly_chosen(episodes, 8)[:8]:
+        moving = np.asarray(episodes)[dataset.episodes[episodes, 2] > 1]
+        for index in evenly_chosen(moving, 8)[:8]:
             episode = dataset.episode(int(index))
             middle = (len(episode["state"]) - 1) // 2
             start, action = (episode[key][middle : middle + 1] for key in ("state", "action"))

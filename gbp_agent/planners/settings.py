@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any
@@ -25,25 +25,24 @@ def planner_from_settings(name: str, settings: dict[str, dict[str, Any]]) -> Pla
 
 
 def changed(
-    planning: Mapping[str, Any], settings: Mapping[str, Any], planner: str | Planner
+    planning: Mapping[str, Any], settings: Mapping[str, Any], places: Sequence[str]
 ) -> dict[str, Any]:
     """A checkpoint's planning settings with some of them changed.
 
-    settings: each as "where.name", where is "mpc", "objective" or the name of `planner`.
+    settings: each as "where.name", where is one of `places`, "mpc", "objective" or a planner.
 
     Raises:
-        ValueError: a setting is of nothing that `planner` plans with.
+        ValueError: a setting is of no such place.
     """
     found = deepcopy(dict(planning))
-    places = ["mpc", "objective", *([planner] if isinstance(planner, str) else [])]
     for path, value in settings.items():
         where, _, name = path.partition(".")
         if where not in places or not name:
             raise ValueError(
                 f"there is no setting {path!r} here, expected WHERE.NAME where WHERE is one of "
-                f"{', '.join(places)}; such as 'mpc.horizon'"
+                f"{', '.join(places) or 'nothing'}; such as 'mpc.horizon'"
             )
-        parts = found if where in places[:2] else found.setdefault("planners", {})
+        parts = found if where in ("mpc", "objective") else found.setdefault("planners", {})
         parts.setdefault(where, {})[name] = value
     return found
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ..agent import WorldModelMPCAgent
-from ..checkpoint import load_checkpoint, save_checkpoint
+from ..checkpoint import check_replaceable, load_checkpoint, save_checkpoint
 from ..data import TrajectoryDataset
 from ..data.latents import LatentDataset
 from ..data.simulate import Simulator
@@ -132,6 +132,7 @@ def finetune(config: FinetuneConfig) -> LatentWorldModel:
             f"{dataset.metadata['env_id']}; give data of the same environment"
         )
     claim(config, ignore=("latents", "workers"))
+    check_replaceable(config.out / "checkpoint")
     model.to(config.device)
     training, held_out = dataset.split(config.held_out)
     file = config.latents or config.out / "latents.npy"

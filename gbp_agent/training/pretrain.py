@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..checkpoint import FAMILIES, load_checkpoint, save_checkpoint
+from ..checkpoint import FAMILIES, check_replaceable, load_checkpoint, save_checkpoint
 from ..compact import CompactConfig, CompactWorldModel
 from ..data import TrajectoryDataset, evenly_chosen
 from ..data.latents import LatentDataset
@@ -108,6 +108,7 @@ def pretrain(config: PretrainConfig) -> LatentWorldModel:
     training, held_out = dataset.split(config.held_out)
     model = _build(config, dataset, training)
     claim(config, ignore=("planning",))  # a folder with settings that do not fit is nobody's
+    check_replaceable(config.out / "checkpoint")
     bfloat16 = uses_bfloat16(config.precision, config.device)
     how = (config.out, config.seed, bfloat16, config.progress)
     if config.encoder_of is not None:
