@@ -23,7 +23,7 @@ from gbp_agent.checkpoint import save_checkpoint
 from gbp_agent.data.latents import LatentDataset
 from gbp_agent.planners import PLANNERS
 from gbp_agent.proposals import make_proposals, project
-from gbp_agent.training.pretrain import keep_proposals
+from gbp_agent.training.pieces import keep_proposals
 from gbp_agent.training.principal import principal_directions
 from gbp_agent.types import Latent
 

@@ -36,7 +36,8 @@ from gbp_agent.normalize import ActionNormalizer, Standardizer
 from gbp_agent.training import losses
 from gbp_agent.training.dynamics import pad_history
 from gbp_agent.training.loop import LoopConfig, optimize, schedule
-from gbp_agent.training.pretrain import keep_proposals, standardize_latents, uses_bfloat16
+from gbp_agent.training.pieces import keep_proposals
+from gbp_agent.training.pretrain import standardize_latents, uses_bfloat16
 from gbp_agent.types import Latent
 
 TINY = {"latent_dim": 4, "encoder_width": 2, "keypoints": 4, "frameskip": 2, "predictor_width": 8,

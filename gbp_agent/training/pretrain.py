@@ -3,6 +3,7 @@
 1. representation  encoder and decoder, on pixels                       representation.py
                    (a linear encoder: principal.py; patch tokens: masked.py; or another model's)
 2. latents         standardised; the whole dataset is encoded once      data/latents.py
+                   (pieces of it are kept, for plans to start from: pieces.py)
 3. dynamics        the predictor, on cached latents                     dynamics.py
 4. initializer     first guesses of plans, on cached latents            initializer.py
 5. judge           probe, spectrum, multi-step error on held-out episodes  diagnostics.py
@@ -10,11 +11,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,21 +30,17 @@ from ..networks import initialize
 from ..normalize import ActionNormalizer, Standardizer
 from ..patch import PatchConfig, PatchWorldModel
 from ..precision import Precision, uses_bfloat16
-from ..proposals import project
 from ..report import machine
 from ..vector import StateConfig, StateWorldModel
-from ..world_model import LatentWorldModel, WorldModelConfig
+from ..world_model import LatentWorldModel
 from .cards import model_card
 from .dynamics import DynamicsConfig, train_dynamics
 from .initializer import InitializerConfig, train_initializer
 from .masked import MaskedConfig, train_patch_representation
-from .principal import fit_principal_components, principal_directions
+from .pieces import keep_proposals, with_proposals
+from .principal import fit_principal_components
 from .representation import RepresentationConfig, train_representation
 from .run import as_json, claim, report
-
-log = logging.getLogger(__name__)
-
-Shape = TypeVar("Shape", bound=WorldModelConfig)
 
 
 @dataclass(frozen=True)
@@ -224,28 +220,6 @@ def keep_proprioception(model: PatchWorldModel) -> None:
     nn.init.zeros_(embedding.bias)
 
 
-def keep_proposals(
-    model: LatentWorldModel, latents: LatentDataset, episodes: np.ndarray, seed: int
-) -> None:
-    """Cut plans (K, proposal_steps, M) from training episodes at random, none twice, with their
-    keys."""
-    shape = model.config
-    if shape.proposals == 0:
-        return
-    frames = shape.proposal_steps + 1
-    rows = latents.every(episodes, frames, shape.frameskip)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-    joined, actions = latents.window(rows[order[: shape.proposals]], frames, shape.frameskip)
-    model.proposals.copy_(actions)
-    if shape.proposal_keys:
-        along = model.split(joined)
-        visual = along.visual.flatten(-2)
-        components = model.proposal_basis.shape[1]
-        basis = principal_directions(visual.flatten(0, 1), components)
-        model.proposal_basis.copy_(basis)
-        model.proposal_keys.copy_(project(along, basis))
-
-
 def _build(
     config: PretrainConfig, dataset: TrajectoryDataset, training: np.ndarray
 ) -> LatentWorldModel:
@@ -266,40 +240,20 @@ def _build(
     lengths = dataset.episodes[training, 2]
     copies = len(mirrors_of(dataset.metadata)) if config.mirrors else 1
     if config.family == "state":
-        shape = _with_proposals(StateConfig(**common), lengths, copies)
+        shape = with_proposals(StateConfig(**common), lengths, copies)
         model = StateWorldModel(shape, *statistics)
     elif not first["pixels"].shape[1]:
         raise ValueError(f"{config.data} holds no pictures; give family='state'")
     elif config.family == "patch":
         size = first["pixels"].shape[1]
         patches = PatchConfig(**{"encoder_size": size, **common}, image_size=size)
-        model = PatchWorldModel(_with_proposals(patches, lengths, copies), *statistics)
+        model = PatchWorldModel(with_proposals(patches, lengths, copies), *statistics)
     else:
         compact = CompactConfig(**common, image_size=first["pixels"].shape[1])
-        model = CompactWorldModel(_with_proposals(compact, lengths, copies), *statistics)
+        model = CompactWorldModel(with_proposals(compact, lengths, copies), *statistics)
     generator = torch.Generator().manual_seed(config.seed)
     initialize(model, generator)
     if isinstance(model, PatchWorldModel):
         draw_positions(model, generator)
         keep_proprioception(model)
     return model.to(config.device)
-
-
-def _with_proposals(shape: Shape, lengths: np.ndarray, copies: int) -> Shape:
-    """The shape with no more proposals than there are pieces of episodes with so many frames.
-
-    Raises:
-        ValueError: none is long enough.
-    """
-    if shape.proposals == 0:
-        return shape
-    span = shape.proposal_steps * shape.frameskip
-    pieces = copies * int(np.maximum(lengths - span, 0).sum())
-    if pieces == 0:
-        raise ValueError(
-            f"no episode has the {span + 1} frames of a proposal; give fewer `proposal_steps`, or "
-            "proposals=0"
-        )
-    if pieces < shape.proposals:
-        log.info("the data have %d pieces for %d proposals", pieces, shape.proposals)
-    return replace(shape, proposals=min(shape.proposals, pieces))
