@@ -13,7 +13,6 @@ Writes JSON and CSV into results/. Rows of the table that are there already are 
 
 import json
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +113,16 @@ def make_agent(args: Args) -> tuple[Any, str, str, int]:
 
 def load_agent(args: Args) -> WorldModelMPCAgent:
     """The agent that `args` says, with its checkpoint's settings where it says nothing."""
-    load = partial(WorldModelMPCAgent.from_pretrained, args.agent, args.planner, args.device)
     settings = dict(map(parsed, args.settings))
     try:
-        agent = load(settings=settings)
+        agent = WorldModelMPCAgent.from_pretrained(
+            args.agent, args.planner, args.device, settings=settings
+        )
         execute = agent.config.horizon if args.open_loop else args.execute
-        return agent if execute is None else load(settings={**settings, "mpc.execute": execute})
+        if execute is None:
+            return agent
+        config = replace(agent.config, execute=execute)
+        return WorldModelMPCAgent(agent.model, agent.planner, agent.objective, config, agent.keys)
     except (TypeError, ValueError) as error:
         raise SystemExit(f"{args.agent} cannot be played so: {error}") from error
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,9 @@ from .hub import default_card, upload
 from .mpc import MPCConfig, planner_from_network, uses_cuda_graphs
 from .objectives import GoalObjective
 from .observations import ObservationKeys, check_observation
-from .planners import PLANNERS, make_planner
-from .planners.settings import changed, planner_from_settings, settings_of
+from .planners import make_planner
 from .planning_cost import PlanningCost
+from .planning_settings import changed, parts_from, settings_from, warn_of_what_is_lost
 from .proposals import make_proposals
 from .report import EvaluationReport
 from .state import AgentState
@@ -206,15 +205,7 @@ class WorldModelMPCAgent:
         Raises:
             ValueError: a setting has an unknown name or a bad value.
         """
-        if isinstance(planner, str) and planner in PLANNERS:
-            planner = planner_from_settings(planner, planning.get("planners", {}))
-        try:
-            objective = objective or GoalObjective(**planning.get("objective", {}))
-            config = config or MPCConfig(**planning.get("mpc", {}))
-            keys = keys or ObservationKeys(**planning.get("keys", {}))
-        except TypeError as error:
-            raise ValueError(f"bad planning settings: {error}") from error
-        agent = cls(model, planner, objective, config, keys, seed)
+        agent = cls(model, *parts_from(planning, planner, objective, config, keys), seed)
         agent._planning = planning
         return agent
 
@@ -227,28 +218,14 @@ class WorldModelMPCAgent:
         Raises:
             ValueError: the folder holds other things than a checkpoint.
         """
-        for part, known in (
-            (self.objective, isinstance(self.objective, GoalObjective)),
-            (self.planner, settings_of(self.planner)),
-        ):
-            if not known:
-                message = f"{part!r} is not saved; give it to from_pretrained"
-                warnings.warn(message, stacklevel=2)
+        warn_of_what_is_lost(self.planner, self.objective)
         card = card or default_card(self)
         save_checkpoint(folder, self.model, planning=self.settings(), card=card)
 
     def settings(self) -> dict[str, Any]:
         """How this agent plans, as JSON values: the "planning" of a checkpoint's config.json."""
-        settings: dict[str, Any] = {"mpc": asdict(self.config)}
-        own = settings_of(self.planner)
-        if own.keys() - {"gradient"}:
-            settings["planner"] = next(iter(own))
-        if self.keys != ObservationKeys():
-            settings["keys"] = asdict(self.keys)
-        if isinstance(self.objective, GoalObjective):
-            settings["objective"] = asdict(self.objective)
-        # What is known of other planners stays, for whoever loads this and takes another one.
-        return {**settings, "planners": {**self._planning.get("planners", {}), **own}}
+        parts = (self.planner, self.objective, self.config, self.keys)
+        return settings_from(*parts, known=self._planning)
 
     def push_to_hub(
         self,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -22,29 +20,6 @@ def planner_from_settings(name: str, settings: dict[str, dict[str, Any]]) -> Pla
     except TypeError as error:
         raise ValueError(f"bad settings for planner {name!r}: {error}") from error
     return type(planner)(config)  # type: ignore[no-any-return]
-
-
-def changed(
-    planning: Mapping[str, Any], settings: Mapping[str, Any], places: Sequence[str]
-) -> dict[str, Any]:
-    """A checkpoint's planning settings with some of them changed.
-
-    settings: each as "where.name", where is one of `places`, "mpc", "objective" or a planner.
-
-    Raises:
-        ValueError: a setting is of no such place.
-    """
-    found = deepcopy(dict(planning))
-    for path, value in settings.items():
-        where, _, name = path.partition(".")
-        if where not in places or not name:
-            raise ValueError(
-                f"there is no setting {path!r} here, expected WHERE.NAME where WHERE is one of "
-                f"{', '.join(places) or 'nothing'}; such as 'mpc.horizon'"
-            )
-        parts = found if where in ("mpc", "objective") else found.setdefault("planners", {})
-        parts.setdefault(where, {})[name] = value
-    return found
 
 
 def settings_of(planner: Planner) -> dict[str, dict[str, Any]]:
