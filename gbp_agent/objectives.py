@@ -87,7 +87,7 @@ class GoalObjective:
             return cost[:, -1]
         if self.step_cost is None:
             return (cost * frame_weights(cost.shape[1], self.base, like=cost)).sum(dim=1)
-        return self._arrival_costs(cost).amin(dim=1)
+        return self._arrival_costs(cost).min(dim=1).values
 
     def scales(self, visual_width: int, proprio_width: int) -> Tensor:
         """Factors (1 + E,), of the visual part and of each number of the proprioception, with which

@@ -71,7 +71,9 @@ class VectorWorldModel(LatentWorldModel):
         checkpoint_activations: bool = False,
     ) -> Latent:
         fine = self.unroll(start, past_actions, model_actions, checkpoint_activations)
-        return self.split(fine[:, self.substeps - 1 :: self.substeps])
+        if self.substeps > 1:
+            fine = fine[:, self.substeps - 1 :: self.substeps]
+        return self.split(fine)
 
     def unroll(
         self,

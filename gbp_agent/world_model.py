@@ -242,5 +242,6 @@ def join(latent: Latent) -> Tensor:
 
 def split(vectors: Tensor, token_width: int, tokens: int = 1) -> Latent:
     """Vectors (..., P·D + E) → Latent (...), given D and P."""
-    visual = vectors[..., : tokens * token_width]
-    return Latent(visual.unflatten(-1, (tokens, token_width)), vectors[..., tokens * token_width :])
+    width = tokens * token_width
+    visual, proprio = vectors.split_with_sizes([width, vectors.shape[-1] - width], -1)
+    return Latent(visual.unflatten(-1, (tokens, token_width)), proprio)

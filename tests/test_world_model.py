@@ -68,6 +68,34 @@ def test_fixed_weights_change_nothing_but_the_time(make_model: Any, rows: int, g
         slope.sum().backward()
 
 
+@pytest.mark.parametrize(("rows", "expected"), [(4, 1), (4096, 2)])
+def test_few_plans_take_one_thread(
+    make_model: Any, monkeypatch: Any, rows: int, expected: int
+) -> None:
+    """And leave PyTorch as they found it, even where they fail."""
+    gelu, seen = torch.nn.functional.gelu, []
+
+    def watched(inner: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        if len(seen) > 2:
+            raise RuntimeError("no memory")
+        return gelu(inner)
+
+    monkeypatch.setattr("gbp_agent.networks.frozen_unroll.F.gelu", watched)
+    model, before = make_model(predictor_depth=2).requires_grad_(False), torch.get_num_threads()
+    actions = torch.zeros(rows, 1, 4)
+    torch.set_num_threads(2)
+    try:
+        model.unroll(some_start(rows), actions[:, :0], actions)
+        assert torch.get_num_threads() == 2
+        with pytest.raises(RuntimeError, match="no memory"):
+            model.unroll(some_start(rows), actions[:, :0], actions)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [expected] * 3
+
+
 def test_a_closed_gate_changes_nothing_and_an_open_one_all(make_model: Any) -> None:
     gated, plain = make_model(gated=True), make_model()
     changes, gates = gated.predictor.output.bias.data.chunk(2)
