@@ -126,8 +126,9 @@ def test_a_large_model_has_small_parts(make_patch_model: Any) -> None:
     assert make_patch_model(image_size=32, encoder_size=32).rollouts_at_once == few // 4
 
 
-def test_compiled_once_for_any_number_of_plans(make_model: Any) -> None:
-    model = make_model(history=2).requires_grad_(False)
+@pytest.mark.parametrize("history", [1, 2])
+def test_compiled_once_for_any_number_of_plans(make_model: Any, history: int) -> None:
+    model = make_model(history=history).requires_grad_(False)
     compilations = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:

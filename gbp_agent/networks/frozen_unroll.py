@@ -163,10 +163,10 @@ def _backward(
 @contextmanager
 def _threads_for(plans: Tensor, width: int) -> Iterator[None]:
     """One processor thread where these rows have few hidden units."""
-    threads = torch.get_num_threads()  # of this thread of Python
-    if threads == 1 or plans.is_cuda or len(plans) * width > _FEW_UNITS:
+    if torch.compiler.is_compiling() or plans.is_cuda or len(plans) * width > _FEW_UNITS:
         yield
         return
+    threads = torch.get_num_threads()  # of this thread of Python
     torch.set_num_threads(1)
     try:
         yield
