@@ -87,7 +87,7 @@ PUSHT: dict[str, Any] = {
                 "steps": 30,
                 "restarts": 32,
                 "halvings": 4,
-                "warm_steps": 7,
+                "warm_steps": 5,
                 "warm_restarts": 4,
                 "warm_proposals": 128,
                 "learning_rate": 0.1,
