@@ -71,7 +71,7 @@ class VectorWorldModel(LatentWorldModel):
         checkpoint_activations: bool = False,
     ) -> Latent:
         fine = self.unroll(start, past_actions, model_actions, checkpoint_activations)
-        if self.substeps > 1:
+        if self.substeps > 1:  # a slice, even of all, is copied in backward
             fine = fine[:, self.substeps - 1 :: self.substeps]
         return self.split(fine)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import gbp_agent
+from gbp_agent import EvaluationReport
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -29,3 +30,48 @@ def test_what_a_page_names_is_there(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
     files = re.findall(r"`((?:results|examples|gbp_agent|envs)/[^`\s{}]+)`", text)
     assert [name for name in files if not list(ROOT.glob(name))] == []
+
+
+def _readme_rows(*first_cells: str) -> list[list[str]]:
+    """The README's table rows that begin with one of these, cell by cell."""
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [row for row in rows if row[0] in first_cells]
+
+
+def _success(name: str) -> EvaluationReport:
+    return EvaluationReport.from_json(ROOT / "results" / f"{name}.json")
+
+
+def test_the_readme_says_what_was_played() -> None:
+    """Its two tables of the shipped models are their raw rows."""
+    tasks = {"`pusht`": "pusht", "`point_maze`": "point_maze", "`wall`": "wall"}
+    rows = [row for row in _readme_rows(*tasks) if len(row) == 5 and "(" in row[1]]
+    assert len(rows) == len(tasks)
+    columns = ("gradient", "cem", "gradient-open-loop", "cem-open-loop")
+    for name, *cells in rows:
+        for cell, agent in zip(cells, columns, strict=True):
+            report = _success(f"{tasks[name]}-{agent}")
+            low, high = report.interval
+            rate = f"{100 * report.success_rate:.1f}"
+            assert cell == f"{rate} ({100 * low:.0f}–{100 * high:.0f})", (name, agent)
+
+    agents = {
+        "random": "random",
+        "behaviour policy, which made the data": "behavior",
+        "PPO": "ppo",
+        "SAC + HER": "sac",
+        "behaviour cloning": "bc",
+        "world model, gradient": "gradient",
+        "world model, CEM": "cem",
+        "world model, GradCEM": "gradcem",
+        "world model, MPPI": "mppi",
+        "world model finetuned online, gradient": "online-gradient",
+    }
+    baselines = _readme_rows(*agents)
+    assert len(baselines) == len(agents)
+    for name, _, *cells in baselines:
+        found = [
+            f"{100 * _success(f'{t}-{agents[name]}').success_rate:.1f}" for t in tasks.values()
+        ]
+        assert cells == found, name
