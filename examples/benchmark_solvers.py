@@ -4,21 +4,26 @@
     python examples/benchmark_solvers.py --json results/benchmark-solvers.json
 
 stable-worldmodel's GradientSolver and CEMSolver, torchrl's CEMPlanner and pytorch_mppi's MPPI,
-which plans for one problem at a time. All start from zero, without proposals, and see the agent's
-cost function alone. Two costs are timed: the shipped model's, where what differs is small beside
-the model's arithmetic, and a parabola, which is all but free, so that the planner's own share is
+which plans for one problem at a time. All start from zero, without proposals, and see nothing but a
+cost function. Three costs are timed: the shipped model's, as our agent gives it to its planners,
+where what differs is small beside the model's arithmetic; the same numbers as PyTorch's modules
+compute them one after the other, which is what a solver meets that does not come with its model,
+for the others alone; and a parabola, which is all but free, so that the planner's own share is
 left.
 
-Times are processor seconds of this process, which other programs disturb less than the clock's. The
-compared ones take turns; ratios are theirs to ours, of medians. The model's cost is the mean over
-problems of what the found plan costs within the bounds, since no other can be acted out.
+Times are processor seconds of this process, which other programs disturb less than the clock's; on
+a GPU (`--device cuda`), which works on its own, seconds of the clock. The compared ones take turns;
+ratios are theirs to ours, of medians. The model's cost is the mean over problems of what the found
+plan costs within the bounds, since no other can be acted out.
 """
 
 import json
 import statistics
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,10 +46,15 @@ from gbp_agent import (
     Planner,
     WorldModelMPCAgent,
 )
+from gbp_agent.graphs import CostGraphs
+from gbp_agent.mpc import uses_cuda_graphs
 from gbp_agent.planners.common import evaluate
 from gbp_agent.report import machine, write_text
 from gbp_agent.types import CostFunction
 
+Costs = dict[str, CostFunction]
+GIVEN, MODULES = "given", "modules"
+OURS = ("gradient", "cem", "mppi")
 PACKAGES = ("stable-worldmodel", "torchrl", "tensordict", "pytorch-mppi")
 
 
@@ -78,6 +88,8 @@ class Args:
     """Of MPPI, in units of the cost; the best of 0.3, 0.1, 0.03 … 0.0003 on other problems."""
     threads: int = 1
     """Processor threads of PyTorch."""
+    device: str = "cpu"
+    """Where to search."""
     json: Path | None = None
     """Also write the figures there."""
 
@@ -105,11 +117,11 @@ def our_solve(planner: Planner, problems: int, horizon: int, low: Tensor, high: 
         return planner(
             cost,
             low.new_zeros(problems, horizon, len(low)),
-            warm=torch.zeros(problems, dtype=torch.bool),
+            warm=torch.zeros(problems, dtype=torch.bool, device=low.device),
             proposals=low.new_zeros(0, horizon, len(low)),
             low=low,
             high=high,
-            generator=torch.Generator().manual_seed(0),
+            generator=torch.Generator(low.device).manual_seed(0),
         ).model_actions
 
     return solve
@@ -149,16 +161,47 @@ def parabola(plans: Tensor) -> Tensor:
     return (plans - 1.0).square().mean((-2, -1))
 
 
-def timed(solvers: dict[str, Any], costs: list[CostFunction]) -> dict[str, list[float]]:
-    """Milliseconds of each solver on each cost in turn, after one that warms up; every other turn
-    goes backwards, so that none always comes after the same one."""
-    spent: dict[str, list[float]] = {name: [] for name in solvers}
-    for turn, cost in enumerate([costs[0], *costs]):
-        for name, solve in list(solvers.items())[:: -1 if turn % 2 else 1]:
-            begun = time.process_time()
-            solve(cost)
-            spent[name].append(1000 * (time.process_time() - begun))
-    return {name: times[1:] for name, times in spent.items()}
+def as_given_to_planners(agent: WorldModelMPCAgent) -> WorldModelMPCAgent:
+    """The agent, with a `cost` that is what its planners see: on a GPU one of CUDA graphs."""
+    twin = WorldModelMPCAgent(agent.model, agent.planner, agent.objective, agent.config)
+    if uses_cuda_graphs(agent.config, agent.objective, agent.device):
+        twin.cost_of = CostGraphs(agent.cost_of)  # type: ignore[method-assign]
+    return twin
+
+
+def by_modules(agent: WorldModelMPCAgent) -> WorldModelMPCAgent:
+    """The agent, with a model of a vector per frame that is rolled out by PyTorch's modules."""
+    model = deepcopy(agent.model)
+    predictor: Any = model.predictor
+    predictor.unroll = predictor.unroll_by_modules
+    return WorldModelMPCAgent(model, agent.planner, agent.objective, agent.config)
+
+
+def clock(device: torch.device) -> float:
+    """Seconds that this process has worked or, where a GPU does, of the clock."""
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def timed(
+    solvers: dict[str, Any], problems: list[Callable[[], Costs]], device: torch.device
+) -> dict[tuple[str, str], float]:
+    """Median milliseconds of each solver on each problem in turn, after one that warms up, for both
+    kinds of its cost, ours for the first alone; every other turn goes backwards, so that none
+    always comes after the same one. Costs are made as they are needed, since CUDA graphs serve one
+    problem at a time."""
+    spent: dict[tuple[str, str], list[float]] = {}
+    for turn, make in enumerate([problems[0], *problems]):
+        costs = make()
+        runs = [(name, kind) for name in solvers for kind in costs]
+        runs = [(name, kind) for name, kind in runs if kind == GIVEN or name not in OURS]
+        for name, kind in runs[:: -1 if turn % 2 else 1]:
+            begun = clock(device)
+            solvers[name](costs[kind])
+            spent.setdefault((name, kind), []).append(1000 * (clock(device) - begun))
+    return {run: statistics.median(times[1:]) for run, times in spent.items()}
 
 
 def compare(args: Args, agent: WorldModelMPCAgent, problems: int) -> dict[str, dict[str, float]]:
@@ -170,22 +213,31 @@ def compare(args: Args, agent: WorldModelMPCAgent, problems: int) -> dict[str, d
     if problems > 1:
         stacked = {key: np.stack([o[key] for o in observations]) for key in observations[0]}
         observations = [stacked] * args.batch_repeats
-    costs = [agent.cost(observation) for observation in observations]
     solvers = solvers_for(args, agent, problems)
-    model_ms, planner_ms = timed(solvers, costs), timed(solvers, [parabola] * 2 * len(costs))
+    given, modules = as_given_to_planners(agent), by_modules(agent)
+
+    def costs_of(observation: Any) -> Costs:
+        return {GIVEN: given.cost(observation), MODULES: modules.cost(observation)}
+
+    ms = timed(solvers, [partial(costs_of, o) for o in observations], agent.device)
+    free = [lambda: {GIVEN: parabola}] * 2 * len(observations)
+    planner_ms = timed(solvers, free, agent.device)
+    costs = [agent.cost(observation) for observation in observations]
     figures: dict[str, dict[str, float]] = {}
     for name, solve in solvers.items():
         plans = [solve(cost).clamp(*bounds(agent))[:, None] for cost in costs]
         found = [float(evaluate(c, plan).mean()) for c, plan in zip(costs, plans, strict=True)]
-        ours = name.split()[-1]
+        reference, own = (name.split()[-1], GIVEN), (name, GIVEN)
         figures[name] = {
-            "ms": statistics.median(model_ms[name]),
-            "ratio": statistics.median(model_ms[name]) / statistics.median(model_ms[ours]),
-            "planner_ms": statistics.median(planner_ms[name]),
-            "planner_ratio": statistics.median(planner_ms[name])
-            / statistics.median(planner_ms[ours]),
+            "ms": ms[own],
+            "ratio": ms[own] / ms[reference],
+            "planner_ms": planner_ms[own],
+            "planner_ratio": planner_ms[own] / planner_ms[reference],
             "cost": statistics.fmean(found),
         }
+        if (name, MODULES) in ms:
+            figures[name]["modules_ms"] = ms[name, MODULES]
+            figures[name]["modules_ratio"] = ms[name, MODULES] / ms[reference]
     return figures
 
 
@@ -196,20 +248,24 @@ def main(args: Args) -> None:
         raise SystemExit(f"{error}; pip install 'gbp_agent[benchmark]'") from None
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)  # some of the solvers draw from torch's own generator
-    agent = WorldModelMPCAgent.from_pretrained(args.agent)
+    agent = WorldModelMPCAgent.from_pretrained(args.agent, device=args.device)
     settings = {k: v for k, v in asdict(args).items() if k != "json"}
     figures: dict[str, Any] = {
         "machine": machine(), "versions": {name: version(name) for name in PACKAGES},
         "settings": settings, "batches": {},
     }  # fmt: skip
     print(f"{figures['machine']}, {args.threads} thread(s); {figures['versions']}\n")
-    print("| solver | problems at once | ms | theirs/ours | ms without the model | theirs/ours "
-          "| cost |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    print("| solver | problems at once | ms | theirs/ours | by modules | theirs/ours "
+          "| without the model | theirs/ours | cost |\n|---|---|---|---|---|---|---|---|---|"
+    )  # fmt: skip
     for problems in (1, args.batch) if args.batch else (1,):
         found = figures["batches"][str(problems)] = compare(args, agent, problems)
         for name, row in found.items():
+            slow = "| – | –"
+            if "modules_ms" in row:
+                slow = f"| {row['modules_ms']:.0f} | {row['modules_ratio']:.2f}"
             print(
-                f"| {name} | {problems} | {row['ms']:.0f} | {row['ratio']:.2f} "
+                f"| {name} | {problems} | {row['ms']:.0f} | {row['ratio']:.2f} {slow} "
                 f"| {row['planner_ms']:.1f} | {row['planner_ratio']:.2f} | {row['cost']:.4f} |",
                 flush=True,
             )

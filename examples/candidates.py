@@ -39,6 +39,7 @@ from gbp_agent import (
 )
 from gbp_agent.checkpoint import pretrained_names
 from gbp_agent.planners.settings import planner_from_settings
+from gbp_agent.planning_settings import changed_for_open_loop
 from gbp_agent.world_model import WorldModelConfig
 
 
@@ -118,9 +119,12 @@ class Candidates:
             chosen["adversarial"] = replace(RADII[task], attack_steps=int(name != "noise"))
         finetune(FinetuneConfig(model=self.checkpoint(task, "base"), **chosen, **shared))
 
-    def columns(self, task: str) -> dict[str, Column]:
-        """As published, from zeros; and with the base model's settings."""
+    def columns(self, task: str, open_loop: bool = False) -> dict[str, Column]:
+        """As published, from zeros; and with the base model's settings, with `open_loop` those for
+        a plan that is acted out."""
         _, planning = load_checkpoint(self.checkpoint(task, "base"))
+        if open_loop:
+            planning = changed_for_open_loop(planning, {}, ("gradient",))
         shipped = planning["planners"]
         own = shipped.get("gradient", {})
         rate = GRADIENT_DESCENT_RATE[task]

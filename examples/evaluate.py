@@ -116,12 +116,11 @@ def load_agent(args: Args) -> WorldModelMPCAgent:
     settings = dict(map(parsed, args.settings))
     try:
         agent = WorldModelMPCAgent.from_pretrained(
-            args.agent, args.planner, args.device, settings=settings
+            args.agent, args.planner, args.device, settings=settings, open_loop=args.open_loop
         )
-        execute = agent.config.horizon if args.open_loop else args.execute
-        if execute is None:
+        if args.open_loop or args.execute is None:
             return agent
-        config = replace(agent.config, execute=execute)
+        config = replace(agent.config, execute=args.execute)
         return WorldModelMPCAgent(agent.model, agent.planner, agent.objective, config, agent.keys)
     except (TypeError, ValueError) as error:
         raise SystemExit(f"{args.agent} cannot be played so: {error}") from error

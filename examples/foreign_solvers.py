@@ -29,7 +29,7 @@ Solve = Callable[[CostFunction], Tensor]
 
 @dataclass(frozen=True)
 class Budget:
-    """Sizes of a plan and of a search; see benchmark_solvers.Args."""
+    """Sizes of a plan and of a search, on the device of `low`; see benchmark_solvers.Args."""
 
     problems: int
     horizon: int
@@ -49,6 +49,11 @@ class Budget:
         """M."""
         return len(self.low)
 
+    @property
+    def device(self) -> torch.device:
+        """Where to search."""
+        return self.low.device
+
 
 class Costed:
     """A model of stable-worldmodel's interface that knows nothing but a cost."""
@@ -65,11 +70,15 @@ def _stable_worldmodel(solver: Any, model: Costed, budget: Budget) -> Solve:
     config = PlanConfig(budget.horizon, receding_horizon=budget.horizon)
     solver.configure(action_space=box, n_envs=budget.problems, config=config)
 
+    problem = {"problem": torch.arange(budget.problems, device=budget.device)}
+    # Its own zeros would be on the processor.
+    zeros = torch.zeros(budget.problems, budget.horizon, budget.width, device=budget.device)
+
     def solve(cost: CostFunction) -> Tensor:
         model.cost = cost
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its time
-            found: Tensor = solver.solve({"problem": torch.arange(budget.problems)})["actions"]
-        return found
+            found: Tensor = solver.solve(problem, init_action=zeros)["actions"]
+        return found.to(budget.device)  # it hands them out on the processor
 
     return solve
 
@@ -79,7 +88,7 @@ def stable_worldmodel_gradient(budget: Budget) -> Solve:
     model = Costed()
     solver = GradientSolver(
         model, budget.steps, num_samples=budget.restarts, optimizer_cls=torch.optim.Adam,
-        optimizer_kwargs={"lr": budget.learning_rate},
+        optimizer_kwargs={"lr": budget.learning_rate}, device=budget.device,
     )  # fmt: skip
     return _stable_worldmodel(solver, model, budget)
 
@@ -88,8 +97,9 @@ def stable_worldmodel_cem(budget: Budget) -> Solve:
     """stable-worldmodel's CEMSolver, with all problems in one batch."""
     model = Costed()
     solver = CEMSolver(
-        model, budget.problems, budget.samples, n_steps=budget.iterations, topk=budget.elites
-    )
+        model, budget.problems, budget.samples, n_steps=budget.iterations, topk=budget.elites,
+        device=budget.device,
+    )  # fmt: skip
     return _stable_worldmodel(solver, model, budget)
 
 
@@ -106,15 +116,16 @@ class OneStep(EnvBase):
         return super().__new__(cls, *args, _batch_locked=False, **kwargs)  # any number of plans
 
     def __init__(self, budget: Budget):
-        super().__init__(batch_size=())
+        super().__init__(device=budget.device, batch_size=())
         self.plan_shape = (budget.horizon, budget.width)
         low, high = (bound.repeat(budget.horizon) for bound in (budget.low, budget.high))
-        self.observation_spec = Composite(problem=Unbounded((1,)))
-        self.action_spec = Bounded(low, high)
-        self.reward_spec = Unbounded((1,))
+        where = budget.device
+        self.observation_spec = Composite(problem=Unbounded((1,), device=where), device=where)
+        self.action_spec = Bounded(low, high, device=where)
+        self.reward_spec = Unbounded((1,), device=where)
 
     def _reset(self, tensordict: Any) -> TensorDict:
-        return TensorDict({"problem": torch.zeros(1)}, [])
+        return TensorDict({"problem": torch.zeros(1, device=self.device)}, [])
 
     def _step(self, tensordict: TensorDict) -> TensorDict:
         plans = tensordict["action"].unflatten(-1, self.plan_shape)
@@ -130,7 +141,8 @@ def torchrl_cem(budget: Budget) -> Solve:
     """torchrl's CEMPlanner."""
     env = OneStep(budget)
     planner = CEMPlanner(env, 1, budget.iterations, budget.samples, budget.elites)
-    state = TensorDict({"problem": torch.zeros(budget.problems, 1)}, [budget.problems])
+    known = {"problem": torch.zeros(budget.problems, 1)}
+    state = TensorDict(known, [budget.problems], device=budget.device)
 
     def solve(cost: CostFunction) -> Tensor:
         env.cost = cost
@@ -149,18 +161,19 @@ def pytorch_mppi(budget: Budget) -> Solve:
         lambda state, action: state,
         lambda state, action: state[:, 0],
         nx=1,
-        noise_sigma=torch.eye(budget.width) * budget.noise_std**2,
+        noise_sigma=torch.eye(budget.width, device=budget.device) * budget.noise_std**2,
         num_samples=budget.samples,
         horizon=budget.horizon,
         lambda_=budget.temperature,
         u_min=budget.low,
         u_max=budget.high,
         terminal_state_cost=lambda states, actions: model.cost(actions),
+        device=budget.device,
     )
 
     def solve(cost: CostFunction) -> Tensor:
         model.cost = cost
-        solver.U = torch.zeros(budget.horizon, budget.width)
+        solver.U = torch.zeros(budget.horizon, budget.width, device=budget.device)
         with torch.no_grad():
             for _ in range(budget.iterations):
                 solver.command(torch.zeros(1), shift_nominal_trajectory=False)

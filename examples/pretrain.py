@@ -84,14 +84,19 @@ PUSHT: dict[str, Any] = {
         },
         "planners": {
             "gradient": {
-                "steps": 30,
-                "restarts": 32,
-                "halvings": 4,
+                "steps": 10,
+                "restarts": 8,
+                "halvings": 1,
                 "warm_steps": 5,
                 "warm_restarts": 4,
                 "warm_proposals": 128,
                 "learning_rate": 0.1,
             }
+        },
+        "open_loop": {
+            "gradient.steps": 30,
+            "gradient.restarts": 32,
+            "gradient.halvings": 4,
         },
     },
 }
@@ -112,13 +117,14 @@ WALL: dict[str, Any] = {
         "objective": {"frames": "all", "base": 3.0},
         "planners": {
             "gradient": {
-                "steps": 20,
+                "steps": 5,
                 "restarts": 4,
                 "warm_steps": 5,
                 "warm_restarts": 2,
                 "learning_rate": 0.1,
             }
         },
+        "open_loop": {"gradient.steps": 20},
     },
 }
 # One push of many particles is one step. Blurred pictures differ the more, the further the
@@ -157,7 +163,8 @@ TASKS: dict[str, dict[str, Any]] = {
         "planning": {
             "mpc": {"precision": "auto", "proposals": 64},
             "objective": {"frames": "all", "base": 8.0, "proprio_weight": [1.0, 1.0, 0.0, 0.0]},
-            "planners": {"gradient": {"steps": 50, "restarts": 4, "warm_steps": 5}},
+            "planners": {"gradient": {"steps": 5, "restarts": 4, "warm_steps": 5}},
+            "open_loop": {"gradient.steps": 50},
         },
     },
     "wall": WALL,
@@ -192,6 +199,7 @@ TASKS: dict[str, dict[str, Any]] = {
             "planners": {
                 "gradient": {"steps": 30, "restarts": 4, "warm_steps": 7, "learning_rate": 0.1}
             },
+            "open_loop": {},
         },
     },
     "wall-small": {
@@ -204,6 +212,7 @@ TASKS: dict[str, dict[str, Any]] = {
             **WALL["planning"],
             "mpc": {**WALL["planning"]["mpc"], "proposals": None},
             "planners": {"gradient": {"steps": 20, "restarts": 4, "learning_rate": 0.1}},
+            "open_loop": {},
         },
     },
     "wall-patch": {

@@ -154,12 +154,16 @@ def make_models(args: Args, task: str) -> None:
 
 
 def make_table(args: Args, task: str) -> None:
-    for name, column in args.candidates.columns(task).items():
+    columns = {mode: args.candidates.columns(task, mode == "open-loop") for mode in args.modes}
+    known = next(iter(columns.values()))
+    if unknown := [name for name in args.planners if name not in known]:
+        raise SystemExit(f"there are no columns {unknown}, expected some of {list(known)}")
+    for name in args.planners:
         for model in args.models_of(task):
             for mode in args.modes:
-                open_loop = mode == "open-loop"
+                open_loop, column = mode == "open-loop", columns[mode][name]
                 file = args.out / "table" / f"{task}-{model}-{name}-{mode}.json"
-                if name not in args.planners or file.exists():
+                if file.exists():
                     continue
                 print(f"table: {file.stem}", flush=True)
                 whole = open_loop or column.whole

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,13 @@ from .objectives import GoalObjective
 from .observations import ObservationKeys, check_observation
 from .planners import make_planner
 from .planning_cost import PlanningCost
-from .planning_settings import changed, parts_from, settings_from, warn_of_what_is_lost
+from .planning_settings import (
+    changed,
+    changed_for_open_loop,
+    parts_from,
+    settings_from,
+    warn_of_what_is_lost,
+)
 from .proposals import make_proposals
 from .report import EvaluationReport
 from .state import AgentState
@@ -157,6 +164,7 @@ class WorldModelMPCAgent:
         *,
         revision: str | None = None,
         settings: Mapping[str, Any] | None = None,
+        open_loop: bool = False,
         config: MPCConfig | None = None,
         objective: Objective | None = None,
         keys: ObservationKeys | None = None,
@@ -169,6 +177,8 @@ class WorldModelMPCAgent:
         device: the processor by default; "auto" takes a GPU where there is one.
         settings: some of the checkpoint's settings changed, each as "where.name", such as
             {"gradient.steps": 50, "mpc.horizon": 10, "objective.base": 4.0}.
+        open_loop: act every plan out before the next one (`execute` is the horizon), and search for
+            it as long as was found best for that; a plan that is soon made anew needs less.
         config, objective, keys, seed: as of the class; by default those of the checkpoint, and a
             config or a planner object that is given takes nothing over from it.
 
@@ -184,7 +194,10 @@ class WorldModelMPCAgent:
             *(["objective"] if objective is None else []),
         ]
         places += [planner] if isinstance(planner, str) else []
-        planning = changed(planning, settings or {}, places)
+        change = changed_for_open_loop if open_loop else changed
+        planning = change(planning, settings or {}, places)
+        if open_loop and config is not None:
+            config = replace(config, execute=config.horizon)
         return cls.from_settings(
             model.to(device or "cpu"), planning, planner, config, objective, keys, seed
         )

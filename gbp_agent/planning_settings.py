@@ -15,6 +15,9 @@ from .planners import PLANNERS
 from .planners.settings import planner_from_settings, settings_of
 from .types import Objective, Planner
 
+OPEN_LOOP = "open_loop"
+"""Beside "mpc", "objective" and "planners": which of their settings differ where a plan is acted
+out whole, each as "where.name"."""
 Parts = tuple[str | Planner, Objective, MPCConfig, ObservationKeys]
 
 
@@ -60,6 +63,8 @@ def settings_from(
         settings["keys"] = asdict(keys)
     if isinstance(objective, GoalObjective):
         settings["objective"] = asdict(objective)
+    if known.get(OPEN_LOOP):
+        settings[OPEN_LOOP] = dict(known[OPEN_LOOP])
     return {**settings, "planners": {**known.get("planners", {}), **own}}
 
 
@@ -93,4 +98,18 @@ def changed(
             )
         parts = found if where in ("mpc", "objective") else found.setdefault("planners", {})
         parts.setdefault(where, {})[name] = value
+    return found
+
+
+def changed_for_open_loop(
+    planning: Mapping[str, Any], settings: Mapping[str, Any], places: Sequence[str]
+) -> dict[str, Any]:
+    """The same for an agent that acts its plans out whole. What the checkpoint says of that comes
+    before `settings`, as far as it is of one of `places`."""
+    own = planning.get(OPEN_LOOP, {})
+    fitting = {path: own[path] for path in own if path.partition(".")[0] in places}
+    found = changed(planning, {**fitting, **settings}, places)
+    if "mpc" in places:
+        mpc = found.setdefault("mpc", {})
+        mpc["execute"] = mpc.get("horizon", MPCConfig.horizon)
     return found

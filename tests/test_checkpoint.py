@@ -20,6 +20,7 @@ from gbp_agent import (
     CompactConfig,
     CompactWorldModel,
     GoalObjective,
+    GradientConfig,
     MPCConfig,
     ObservationKeys,
     WorldModelMPCAgent,
@@ -134,6 +135,35 @@ def test_some_settings_changed(folder: Path) -> None:
     ):
         with pytest.raises(ValueError, match=f"no setting '{name}' here"):
             load(**given, settings={name: 7})
+
+
+def test_settings_for_open_loop(tmp_path: Path, make_model: Any) -> None:
+    """They hold where plans are acted out whole, after what the caller says, and are kept."""
+    planning = {
+        "mpc": {"horizon": 3},
+        "planners": {"gradient": {"steps": 2, "restarts": 2}},
+        "open_loop": {"gradient.steps": 9, "gradient.restarts": 4, "cem.samples": 50},
+    }
+    save_checkpoint(tmp_path / "a", make_model(), planning=planning)
+    load = partial(WorldModelMPCAgent.from_pretrained, tmp_path / "a")
+    assert load().planner.config == GradientConfig(steps=2, restarts=2)
+    assert load().config == MPCConfig(horizon=3)
+    whole = load(open_loop=True)
+    assert whole.planner.config == GradientConfig(steps=9, restarts=4)
+    assert whole.config == MPCConfig(horizon=3, execute=3)
+    changed = load(open_loop=True, settings={"gradient.steps": 5, "mpc.horizon": 2})
+    assert changed.planner.config == GradientConfig(steps=5, restarts=4)
+    assert changed.config == MPCConfig(horizon=2, execute=2)
+    assert load("cem", open_loop=True).planner.config.samples == 50
+    own = load(QUICK["gradient"], open_loop=True, config=MPCConfig(horizon=2))
+    assert own.planner is QUICK["gradient"]
+    assert own.config == MPCConfig(horizon=2, execute=2)
+    load().save_pretrained(tmp_path / "b")
+    again = WorldModelMPCAgent.from_pretrained(tmp_path / "b", open_loop=True)
+    assert again.planner.config == whole.planner.config
+    whole.save_pretrained(tmp_path / "c")
+    again = WorldModelMPCAgent.from_pretrained(tmp_path / "c")
+    assert (again.planner.config, again.config) == (whole.planner.config, whole.config)
 
 
 def test_saved_agents_keep_what_they_know(tmp_path: Path, make_model: Any) -> None:

@@ -68,12 +68,15 @@ class MLPPredictor(nn.Module):
         Without training, that is where no weight wants a gradient, this is several times as fast,
         and can be differentiated once only.
         """
-        weight = self.input.weight[:, : -self.action_width]
-        flat, latent = latents.flatten(1), latents[:, -1]
-        layers = Layers.of(weight, self.blocks, self.output)
+        layers = Layers.of(self._latent_weight, self.blocks, self.output)
         autocast = torch.is_autocast_enabled(latents.device.type)
         if latents.shape[1] == 1 and layers.frozen() and not autocast:
-            return frozen_unroll(flat, embedded_actions + self.input.bias, layers)
+            return frozen_unroll(latents[:, 0], embedded_actions + self.input.bias, layers)
+        return self.unroll_by_modules(latents, embedded_actions)
+
+    def unroll_by_modules(self, latents: Tensor, embedded_actions: Tensor) -> Tensor:
+        """The same, always as PyTorch's modules compute and differentiate it."""
+        weight, flat, latent = self._latent_weight, latents.flatten(1), latents[:, -1]
         found = []
         for embedded in embedded_actions.unbind(1):
             hidden = F.linear(flat, weight, self.input.bias) + embedded
@@ -83,6 +86,11 @@ class MLPPredictor(nn.Module):
             latent = flat = latent + (F.glu(change) if self.gated else change)
             found.append(latent)
         return torch.stack(found, 1)
+
+    @property
+    def _latent_weight(self) -> Tensor:
+        """Of the first layer, the part that multiplies latents."""
+        return self.input.weight[:, : -self.action_width]
 
     def forward(self, latents: Tensor, embedded_actions: Tensor) -> Tensor:
         """The next latent (N, L), one model step on; arguments as for `unroll`."""
