@@ -249,7 +249,14 @@ def test_shipped_models_load() -> None:
     for name in pretrained_names():
         model, planning = load_checkpoint(name)
         assert model.config.env_id.startswith("gbp/")
-        assert set(planning) <= {"mpc", "objective", "planners"}
+        assert set(planning) <= {"mpc", "objective", "planners", "open_loop"}
+
+
+@pytest.mark.parametrize("name", ["pusht", "point_maze-online", "wall-adversarial-tuned"])
+def test_shipped_models_search_longer_for_a_plan_that_is_acted_out(name: str) -> None:
+    soon, whole = (WorldModelMPCAgent.from_pretrained(name, open_loop=o) for o in (False, True))
+    assert (soon.config.execute, whole.config.execute) == (1, whole.config.horizon)
+    assert soon.planner.config.steps < whole.planner.config.steps
 
 
 @pytest.fixture
