@@ -87,6 +87,7 @@ PUSHT: dict[str, Any] = {
                 "steps": 10,
                 "restarts": 8,
                 "halvings": 1,
+                "proposals": 256,
                 "warm_steps": 5,
                 "warm_restarts": 4,
                 "warm_proposals": 128,
@@ -97,6 +98,7 @@ PUSHT: dict[str, Any] = {
             "gradient.steps": 30,
             "gradient.restarts": 32,
             "gradient.halvings": 4,
+            "gradient.proposals": None,
         },
     },
 }

@@ -80,20 +80,26 @@ class NearestProposals:
         # (number, pieces of one, H, M), a view
         self._pieces = model.proposals.unfold(1, horizon, 1).transpose(2, 3)
         self._count = min(count, self._pieces.shape[:2].numel())
+        self._goal: Latent | None = None  # of the last call, and what it says of all pieces
+        self._going = keys.new_zeros(0)
 
     def __call__(self, start: Latent, goal: Latent, plans: np.ndarray) -> Tensor:
         """Proposals (B, K, H, M), start Latent (B, T), goal Latent (B,)."""
-        last = Latent(*(part[:, -1] for part in start))
-        from_start, from_goal = self._distances(last), self._distances(goal)  # (B, number, P + 1)
-        ends = from_goal[:, :, 1:].unfold(2, self._horizon, 1)  # (B, number, pieces of one, H)
-        found = []
-        for begun, ended in zip(from_start, ends, strict=True):
-            pieces = ended.shape[1]
-            going = self._objective.total(ended.flatten(0, 1))
-            cost = begun[:, :pieces].flatten() + going
-            nearest = cost.topk(self._count, largest=False).indices
-            found.append(self._pieces[nearest // pieces, nearest % pieces])
-        return torch.stack(found)
+        pieces = self._pieces.shape[1]  # of each proposal
+        begun = self._distances(Latent(*(part[:, -1] for part in start)))[:, :, :pieces].flatten(1)
+        nearest = (begun + self._costs_to(goal)).topk(self._count, largest=False).indices
+        return self._pieces[nearest // pieces, nearest % pieces]
+
+    def _costs_to(self, goal: Latent) -> Tensor:
+        """What going on as each piece does would cost (B, number·pieces of one), kept until the
+        goals change."""
+        known = self._goal
+        if known is None or not all(map(torch.equal, goal, known)):
+            ends = self._distances(goal)[:, :, 1:].unfold(2, self._horizon, 1)
+            # One problem at a time, for the sake of memory.
+            costs = [self._objective.total(ended.flatten(0, 1)) for ended in ends]
+            self._goal, self._going = Latent(*(part.clone() for part in goal)), torch.stack(costs)
+        return self._going
 
     def _distances(self, latent: Latent) -> Tensor:
         """What the objective says of Latent (B,) and every step of every proposal,

@@ -40,6 +40,7 @@ from gbp_agent.planners import (
         (GradientConfig, {"warm_steps": -1}),
         (GradientConfig, {"warm_restarts": 0}),
         (GradientConfig, {"warm_proposals": -1}),
+        (GradientConfig, {"proposals": -1}),
         (GradientConfig, {"max_rollouts": 0}),
         (CEMConfig, {"samples": 1}),
         (CEMConfig, {"iterations": 0}),

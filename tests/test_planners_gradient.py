@@ -266,6 +266,9 @@ def test_warm_rows_have_restarts_and_proposals_of_their_own(
         quiet = plan(replace(config, noise_std=0.0), 40)
         few = plan(replace(usual, noise_std=0.0, steps=7, restarts=9), 10)
         torch.testing.assert_close(quiet.cost[warm], few.cost[warm])
+    limited, given = plan(replace(config, proposals=15), 40), plan(config, 15)
+    assert limited.evaluations == given.evaluations
+    assert torch.equal(limited.model_actions, given.model_actions)
 
 
 def test_a_warm_row_of_one_restart_is_alone_beside_others() -> None:

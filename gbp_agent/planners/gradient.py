@@ -36,8 +36,9 @@ class GradientConfig:
     warm_steps: ≥ 0, gradient steps of warm rows, which go on with a plan that is good already; None
         takes `steps` for them too, and more than `steps` are not taken.
     warm_restarts: ≥ 1, restarts of warm rows; None takes `restarts`, and more are not taken.
-    warm_proposals: ≥ 0, how many proposals warm rows look at, the first ones, which are the nearest
-        where the model has keys; None looks at all.
+    proposals: ≥ 0, how many proposals are looked at, the first ones, which are the nearest where
+        the model has keys; None looks at all.
+    warm_proposals: ≥ 0, the same of warm rows; None takes `proposals`, and more are not looked at.
     init: where rows start, "proposals", "zeros", "normal" or "network"; see `GradientPlanner`.
     init_std: ≥ 0, standard deviation of "normal" and of further restarts that are noise.
     restarts: ≥ 1, starts per problem, optimised side by side; the best one is returned.
@@ -67,6 +68,7 @@ class GradientConfig:
     halvings: int = 0
     warm_restarts: int | None = None
     warm_proposals: int | None = None
+    proposals: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS, "'adam' is the published one.")
@@ -77,6 +79,8 @@ class GradientConfig:
             few = getattr(self, f"warm_{name}")
             if few is not None:
                 check_count(f"warm_{name}", few, least, "give None to treat all rows alike.")
+        if self.proposals is not None:
+            check_count("proposals", self.proposals, 0, "give None to look at all.")
         check_number("init_std", self.init_std, "1 is the spread of model actions.")
         check_count("restarts", self.restarts, 1, "give 1 for a single start.")
         check_count("halvings", self.halvings, 0, "give 0 to keep every restart to the end.")
@@ -146,7 +150,7 @@ class GradientPlanner:
             cost,
             defaults[:, :few] if all_warm else defaults,
             warm=warm,
-            proposals=proposals if config.init == "proposals" else none_of(proposals),
+            proposals=self._looked_at(proposals),
             low=low,
             high=high,
             max_rollouts=config.max_rollouts,
@@ -192,6 +196,13 @@ class GradientPlanner:
             evaluations=starts.evaluations + evaluations,
             gradient_steps=gradient_steps,
         )
+
+    def _looked_at(self, proposals: Tensor) -> Tensor:
+        """Those of the proposals (K, H, M) or (B, K, H, M) that rows may start from."""
+        config = self.config
+        if config.init != "proposals":
+            return none_of(proposals)
+        return proposals[..., : config.proposals, :, :]
 
     def _steps(self, warm: Tensor) -> Tensor:
         """Gradient steps (B,) of each row."""
