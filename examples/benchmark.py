@@ -26,6 +26,7 @@ from gbp_agent import (
 from gbp_agent.report import machine, write_text
 from gbp_agent.world_model import LatentWorldModel, join
 
+EPISODES_BEGIN = EVALUATION_SEEDS_BEGIN + 100_000  # apart from the held-out episodes
 # What each environment is meant to reach on one core: steps per second with obs_type="state", and
 # milliseconds per 64 px frame.
 TARGETS = {
@@ -47,6 +48,9 @@ class Args:
     """Problems planned for at once."""
     repeats: int = 5
     """Decisions per figure, of which the median is shown."""
+    episodes: int = 0
+    """Also play so many whole episodes of one environment, whose first decision is a search from
+    scratch, with every planner in turns."""
     env_seconds: float = 2.0
     """Seconds per figure of an environment."""
     device: str = "cpu"
@@ -125,6 +129,32 @@ def planner_timing(agent: WorldModelMPCAgent, rows: int, repeats: int) -> dict[s
     }
 
 
+def episode_timing(
+    agents: dict[str, WorldModelMPCAgent], episodes: int
+) -> dict[str, dict[str, float]]:
+    """What planning takes in whole episodes of one environment, the same for all agents, which take
+    turns: seconds and decisions per episode, and the share of episodes that reach the goal."""
+    played: dict[str, list[tuple[float, int, bool]]] = {name: [] for name in agents}
+    with gym.make(next(iter(agents.values())).model.config.env_id) as env:
+        for seed in range(EPISODES_BEGIN - 1, EPISODES_BEGIN + episodes):  # one more, to warm up
+            for name, agent in agents.items():
+                observation, _ = env.reset(seed=seed)
+                agent.reset()
+                seconds, decisions, over = 0.0, 0, False
+                while not over:
+                    action = agent.act(observation)
+                    if agent.last_plan is not None:
+                        seconds, decisions = seconds + agent.last_plan.seconds, decisions + 1
+                    observation, _, reached, truncated, _ = env.step(action)
+                    over = reached or truncated
+                played[name].append((seconds, decisions, reached))
+    columns = ("seconds", "decisions", "reached")
+    return {
+        name: dict(zip(columns, np.mean(rows[1:], axis=0).tolist(), strict=True))
+        for name, rows in played.items()
+    }
+
+
 def stacked(observations: list[Any]) -> dict[str, np.ndarray]:
     """Observations as one batch."""
     return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
@@ -174,7 +204,7 @@ def main(args: Args) -> None:
         torch.set_num_threads(args.threads)
     figures: dict[str, Any] = {
         "machine": machine(), "threads": torch.get_num_threads(), "device": args.device,
-        "environments": {}, "planners": {},
+        "environments": {}, "planners": {}, "episodes": {},
     }  # fmt: skip
     print(f"{figures['machine']}, {figures['threads']} thread(s)\n")
 
@@ -210,6 +240,24 @@ def main(args: Args) -> None:
                     f"| {timing['cost']:.4g} |",
                     flush=True,
                 )
+
+    if args.agents and args.episodes:
+        print("\n| model | planner | episodes | seconds per episode | × the first planner's "
+              "| decisions | reached |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    for model in args.agents if args.episodes else ():
+        agents = {
+            name: WorldModelMPCAgent.from_pretrained(model, name, args.device)
+            for name in args.planners
+        }
+        whole = figures["episodes"][model] = episode_timing(agents, args.episodes)
+        reference = whole[args.planners[0]]["seconds"]
+        for name, row in whole.items():
+            row["ratio"] = row["seconds"] / reference
+            print(
+                f"| {model} | {name} | {args.episodes} | {row['seconds']:.3f} | {row['ratio']:.2f} "
+                f"| {row['decisions']:.2f} | {row['reached']:.2f} |",
+                flush=True,
+            )
 
     if args.agents:
         trained = WorldModelMPCAgent.from_pretrained(args.agents[0], device=args.device).model

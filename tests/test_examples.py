@@ -560,14 +560,21 @@ def test_record_video_of_a_checkpoint(run: Any, wall: Path) -> None:
 def test_benchmark(run: Any, wall: Path) -> None:
     printed = run(
         "benchmark", "--agents", wall, "--batches", 1, 2, "--repeats", 1, "--env-seconds", 0.01,
-        "--json", "b.json",
+        "--episodes", 2, "--json", "b.json",
     )  # fmt: skip
     figures = json.loads(Path("b.json").read_text())
     assert set(figures["environments"]) == {"gbp/PushT-v0", "gbp/PointMaze-v0", "gbp/Wall-v0"}
     (planners,) = figures["planners"].values()
     assert planners["gradient, 1"]["ratio"] == 1.0
     assert planners["mppi, 2"]["ms_per_decision"] > 0
-    assert printed.count("| gradcem |") == 2
+    assert printed.count("| gradcem |") == 3
+    (episodes,) = figures["episodes"].values()
+    assert episodes.keys() == {"gradient", "cem", "mppi", "gradcem"}
+    assert episodes["gradient"]["ratio"] == 1.0
+    for row in episodes.values():
+        assert row["seconds"] > 0
+        assert 1 <= row["decisions"] <= 100
+        assert 0 <= row["reached"] <= 1
     assert figures["finetuning"]["ratio"] > 0
     assert "ms on cached latents" in printed
 
