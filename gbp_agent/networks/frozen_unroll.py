@@ -113,7 +113,9 @@ def _forward(
             if keep:
                 kept += [hidden, mean, rstd, inner]
             active = F.gelu(inner.t()).t() if few else F.gelu(inner)
+            del normed, inner  # so that many plans find their memory in the cache
             hidden = torch.addmm(bias_2, active, weight_2).add_(hidden)
+            del active
         change = torch.addmm(bias_out, hidden, weight_out)
         if gated:
             if keep:
