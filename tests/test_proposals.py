@@ -53,6 +53,22 @@ def problems(model: Any, rows: int) -> tuple[Latent, Latent]:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=["last", "all", "arrival"])
+def test_goals_that_change_are_looked_up_anew(objective: GoalObjective, model: Any) -> None:
+    """What is kept of a goal serves it alone, also where the caller writes over its tensors."""
+    kept = make_proposals(model, objective, 3, 4)
+    start, goal = problems(model, 2)
+    swapped = Latent(*(part.flip(0) for part in goal))
+    goals = [goal, goal, swapped, Latent(*(part[:1] for part in goal)), goal]
+    for asked in goals:
+        begun = Latent(*(part[: len(asked.proprio)] for part in start))
+        alone = make_proposals(model, objective, 3, 4)
+        assert torch.equal(kept(begun, asked, FIRST), alone(begun, asked, FIRST))
+    for part, other in zip(goal, swapped, strict=True):
+        part.copy_(other.clone())
+    assert torch.equal(kept(start, goal, FIRST), kept(start, swapped, FIRST))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=["last", "all", "arrival"])
 def test_the_nearest_are_looked_up(objective: GoalObjective, model: Any) -> None:
     """As if every piece of every proposal had been compared with the problem, one by one."""
     horizon, count = 4, 3

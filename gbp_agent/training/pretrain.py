@@ -59,7 +59,8 @@ class PretrainConfig:
         them.
     whitening: 0 keeps the shape of the latent distribution, 1 gives each principal direction unit
         variance; the mean variance is 1 in any case.
-    planning: settings that the agent will take up: {"mpc": …, "objective": …, "planners": …}.
+    planning: settings that the agent will take up: {"mpc": …, "objective": …, "planners": …}, and
+        as "open_loop" which of them differ for plans that are acted out, {"gradient.steps": …}.
     mirrors: the predictor learns from mirrored copies of the data too, which the data's env must
         allow (`mirror_symmetry`); each copy is encoded.
     held_out: share of the episodes that is kept for judging.
