@@ -94,7 +94,8 @@ SETTINGS["pusht-patch-one-step"] = {**SETTINGS["pusht-patch"], "horizon": 1}
 # Of a descent from zeros, as published.
 STEPS_FROM_ZEROS = 100
 # Where time does not matter: what "gradient-long" has besides.
-LONG, LONG_PROPOSALS = {"steps": 100, "restarts": 16, "halvings": 0}, 2048
+LONG = {"steps": 100, "restarts": 16, "halvings": 0, "proposals": None}
+LONG_PROPOSALS = 2048
 # The best on validation episodes: of 1, 10, 100 and 1000 on PushT, 0.1, 0.3, 1, 10 and 100 on Rope,
 # 0.1, 1 and 10 on Granular, and 0.1, 1, 10 and 100 on wall-patch and pusht-patch; not searched for
 # elsewhere.
