@@ -199,12 +199,34 @@ def finetuning_timing(
     return {**figures, "ratio": figures["encoded_ms"] / figures["cached_ms"]}
 
 
+def whole_episodes(args: Args) -> dict[str, Any]:
+    """Time every model's planners over whole episodes, and print the table."""
+    print("\n| model | planner | episodes | seconds per episode | × the first planner's "
+          "| decisions | reached |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    figures = {}
+    for model in args.agents:
+        agents = {
+            name: WorldModelMPCAgent.from_pretrained(model, name, args.device)
+            for name in args.planners
+        }
+        rows = figures[model] = episode_timing(agents, args.episodes)
+        reference = rows[args.planners[0]]["seconds"]
+        for name, row in rows.items():
+            row["ratio"] = row["seconds"] / reference
+            print(
+                f"| {model} | {name} | {args.episodes} | {row['seconds']:.3f} | {row['ratio']:.2f} "
+                f"| {row['decisions']:.2f} | {row['reached']:.2f} |",
+                flush=True,
+            )
+    return figures
+
+
 def main(args: Args) -> None:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     figures: dict[str, Any] = {
         "machine": machine(), "threads": torch.get_num_threads(), "device": args.device,
-        "environments": {}, "planners": {}, "episodes": {},
+        "environments": {}, "planners": {},
     }  # fmt: skip
     print(f"{figures['machine']}, {figures['threads']} thread(s)\n")
 
@@ -241,23 +263,8 @@ def main(args: Args) -> None:
                     flush=True,
                 )
 
-    if args.agents and args.episodes:
-        print("\n| model | planner | episodes | seconds per episode | × the first planner's "
-              "| decisions | reached |\n|---|---|---|---|---|---|---|")  # fmt: skip
-    for model in args.agents if args.episodes else ():
-        agents = {
-            name: WorldModelMPCAgent.from_pretrained(model, name, args.device)
-            for name in args.planners
-        }
-        whole = figures["episodes"][model] = episode_timing(agents, args.episodes)
-        reference = whole[args.planners[0]]["seconds"]
-        for name, row in whole.items():
-            row["ratio"] = row["seconds"] / reference
-            print(
-                f"| {model} | {name} | {args.episodes} | {row['seconds']:.3f} | {row['ratio']:.2f} "
-                f"| {row['decisions']:.2f} | {row['reached']:.2f} |",
-                flush=True,
-            )
+    if args.episodes:
+        figures["episodes"] = whole_episodes(args)
 
     if args.agents:
         trained = WorldModelMPCAgent.from_pretrained(args.agents[0], device=args.device).model

@@ -51,6 +51,7 @@ from gbp_agent.mpc import uses_cuda_graphs
 from gbp_agent.planners.common import evaluate
 from gbp_agent.report import machine, write_text
 from gbp_agent.types import CostFunction
+from gbp_agent.vector import VectorWorldModel
 
 Costs = dict[str, CostFunction]
 GIVEN, MODULES = "given", "modules"
@@ -170,7 +171,7 @@ def as_given_to_planners(agent: WorldModelMPCAgent) -> WorldModelMPCAgent:
 
 
 def by_modules(agent: WorldModelMPCAgent) -> WorldModelMPCAgent:
-    """The agent, with a model of a vector per frame that is rolled out by PyTorch's modules."""
+    """The agent of a VectorWorldModel, rolled out by PyTorch's modules."""
     model = deepcopy(agent.model)
     predictor: Any = model.predictor
     predictor.unroll = predictor.unroll_by_modules
@@ -214,10 +215,12 @@ def compare(args: Args, agent: WorldModelMPCAgent, problems: int) -> dict[str, d
         stacked = {key: np.stack([o[key] for o in observations]) for key in observations[0]}
         observations = [stacked] * args.batch_repeats
     solvers = solvers_for(args, agent, problems)
-    given, modules = as_given_to_planners(agent), by_modules(agent)
+    costed = {GIVEN: as_given_to_planners(agent)}
+    if isinstance(agent.model, VectorWorldModel):  # others are rolled out by modules in any case
+        costed[MODULES] = by_modules(agent)
 
     def costs_of(observation: Any) -> Costs:
-        return {GIVEN: given.cost(observation), MODULES: modules.cost(observation)}
+        return {kind: twin.cost(observation) for kind, twin in costed.items()}
 
     ms = timed(solvers, [partial(costs_of, o) for o in observations], agent.device)
     free = [lambda: {GIVEN: parabola}] * 2 * len(observations)

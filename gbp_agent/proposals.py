@@ -86,8 +86,9 @@ class NearestProposals:
     def __call__(self, start: Latent, goal: Latent, plans: np.ndarray) -> Tensor:
         """Proposals (B, K, H, M), start Latent (B, T), goal Latent (B,)."""
         pieces = self._pieces.shape[1]  # of each proposal
-        begun = self._distances(Latent(*(part[:, -1] for part in start)))[:, :, :pieces].flatten(1)
-        nearest = (begun + self._costs_to(goal)).topk(self._count, largest=False).indices
+        going, last = self._costs_to(goal), Latent(*(part[:, -1] for part in start))
+        cost = self._distances(last)[:, :, :pieces].flatten(1) + going
+        nearest = cost.topk(self._count, largest=False).indices
         return self._pieces[nearest // pieces, nearest % pieces]
 
     def _costs_to(self, goal: Latent) -> Tensor:
@@ -96,9 +97,10 @@ class NearestProposals:
         known = self._goal
         if known is None or not all(map(torch.equal, goal, known)):
             ends = self._distances(goal)[:, :, 1:].unfold(2, self._horizon, 1)
-            # One problem at a time, for the sake of memory.
-            costs = [self._objective.total(ended.flatten(0, 1)) for ended in ends]
-            self._goal, self._going = Latent(*(part.clone() for part in goal)), torch.stack(costs)
+            going = ends.new_empty(len(ends), self._pieces.shape[:2].numel())
+            for row, ended in zip(going, ends, strict=True):  # one at a time, for memory's sake
+                row.copy_(self._objective.total(ended.flatten(0, 1)))
+            self._goal, self._going = Latent(*(part.clone() for part in goal)), going
         return self._going
 
     def _distances(self, latent: Latent) -> Tensor:
