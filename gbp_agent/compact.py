@@ -1,6 +1,6 @@
 """The compact world model: one latent vector per frame, trained end to end from pixels.
 
-encode  pixels → ConvEncoder or LinearEncoder → visual latent (1 token); proprioception → z-scores
+encode  pixels → ConvEncoder or a linear one → visual latent (1 token); proprioception → z-scores
 rollout T latents and model actions → MLPPredictor → the next latent, H times
 decode  visual latent → ConvDecoder or LinearDecoder → a picture, for people
 
@@ -14,12 +14,19 @@ from typing import Literal
 
 from torch import Tensor
 
-from .networks import ConvDecoder, ConvEncoder, LinearDecoder, LinearEncoder
+from .networks import (
+    ChamferEncoder,
+    ConvDecoder,
+    ConvEncoder,
+    LinearDecoder,
+    LinearEncoder,
+)
 from .normalize import ActionNormalizer, Standardizer
 from .types import Latent
 from .vector import VectorConfig, VectorWorldModel
 
-ENCODERS = ("keypoints", "linear")
+LINEAR = {"linear": LinearEncoder, "chamfer": ChamferEncoder}  # fitted at once
+ENCODERS = ("keypoints", *LINEAR)
 
 
 @dataclass(frozen=True)
@@ -28,15 +35,16 @@ class CompactConfig(VectorConfig):
 
     latent_dim: D, width of the visual latent.
     encoder: "keypoints" is ConvEncoder, which says where each thing is, with ConvDecoder; "linear"
-    is LinearEncoder, which says how full each part of the picture is, with LinearDecoder; the
-    options below are for the former alone.
+    is LinearEncoder, which says how full each part of the picture is, and "chamfer"
+    ChamferEncoder, which says how far it is to what is full as well, both with LinearDecoder; the
+    options below are for the first alone.
     encoder_width, keypoints: see ConvEncoder.
     decoder_width: see ConvDecoder. decoder_proprio: whether it is given the proprioception, so that
     the visual latent can be of everything else.
     """
 
     latent_dim: int = 32
-    encoder: Literal["keypoints", "linear"] = "keypoints"
+    encoder: Literal["keypoints", "linear", "chamfer"] = "keypoints"
     encoder_width: int = 24
     keypoints: int = 32
     decoder_width: int = 16
@@ -65,8 +73,8 @@ class CompactWorldModel(VectorWorldModel):
         size, width = config.image_size, config.latent_dim
         encoder: ConvEncoder | LinearEncoder
         decoder: ConvDecoder | LinearDecoder
-        if config.encoder == "linear":
-            encoder, decoder = LinearEncoder(size, width), LinearDecoder(size, width)
+        if config.encoder in LINEAR:
+            encoder, decoder = LINEAR[config.encoder](size, width), LinearDecoder(size, width)
         else:
             encoder = ConvEncoder(size, width, config.encoder_width, config.keypoints)
             sensed = config.proprio_dim if config.decoder_proprio else 0

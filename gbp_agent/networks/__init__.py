@@ -2,13 +2,15 @@
 
 from .blur import gaussian_blur
 from .decoder import ConvDecoder, LinearDecoder
-from .encoder import ConvEncoder, LinearEncoder, darkness
+from .distance import distance_transform
+from .encoder import ChamferEncoder, ConvEncoder, LinearEncoder, darkness
 from .initialize import initialize
 from .initializer import PlanInitializer
 from .predictor import MLPPredictor
 from .vit import PatchDecoder, PatchEncoder, PatchPredictor
 
 __all__ = [
+    "ChamferEncoder",
     "ConvDecoder",
     "ConvEncoder",
     "LinearDecoder",
@@ -19,6 +21,7 @@ __all__ = [
     "PatchPredictor",
     "PlanInitializer",
     "darkness",
+    "distance_transform",
     "gaussian_blur",
     "initialize",
 ]

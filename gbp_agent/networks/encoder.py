@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .distance import distance_transform
+
 
 class ConvEncoder(nn.Module):
     """Strided convolutions, then where each feature is rather than what it is.
@@ -67,10 +69,48 @@ class LinearEncoder(nn.Module):
         super().__init__()
         self.head = nn.Linear(image_size**2, latent_dim)
 
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pixels (N, S, S, 3) uint8 → the numbers (N, S²) that are mapped."""
+        return self.greys(pixels).flatten(1)
+
+    def greys(self, pixels: Tensor) -> Tensor:
+        """Pixels (N, S, S, 3) uint8 → their mean darkness (N, S, S)."""
+        return darkness(pixels, self.head.weight.dtype).mean(1)
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (N, S, S, 3) uint8 → latents (N, D) float."""
-        latents: Tensor = self.head(darkness(pixels, self.head.weight.dtype).mean(1).flatten(1))
+        latents: Tensor = self.head(self.features(pixels))
         return latents
+
+
+class ChamferEncoder(LinearEncoder):
+    """A linear map of the blurred picture less its distance field.
+
+    If the map keeps distances, the squared distance of two latents is |Δρ|² − 2w⟨Δρ, ΔD⟩ + w²|ΔD|²,
+    of the pictures ρ and the distances D from each pixel to the nearest dark one. D is zero where
+    its own picture is dark, so that the middle term is how far each picture lies from the other:
+    their Chamfer distance (Barrow et al., 1977). The first term ranks what is closer than a blur,
+    the last one is as smooth as the fields.
+
+    Args:
+        image_size: S.
+        latent_dim: D.
+    """
+
+    def __init__(self, image_size: int, latent_dim: int):
+        super().__init__(image_size, latent_dim)
+        self.register_buffer("smooth", torch.eye(image_size))  # blurs along one axis
+        self.register_buffer("dark", torch.tensor(0.5))  # a pixel that is darker is something
+        self.register_buffer("field", torch.tensor(0.0))  # weight w of the distances, per px
+
+    smooth: Tensor
+    dark: Tensor
+    field: Tensor
+
+    def features(self, pixels: Tensor) -> Tensor:
+        greys = self.greys(pixels)
+        distance = distance_transform(greys > self.dark).to(greys.dtype)
+        return (self.smooth @ greys @ self.smooth.T - self.field * distance).flatten(1)
 
 
 def darkness(pixels: Tensor, dtype: torch.dtype) -> Tensor:

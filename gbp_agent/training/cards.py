@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..compact import CompactConfig
+from ..compact import LINEAR, CompactConfig
 from ..data import TrajectoryDataset
 from ..hub import NO_ADDRESS, front_matter
 from ..patch import PatchConfig
@@ -44,7 +44,11 @@ Effective rank of the {what}: {rank:.1f} of {width}.
 """
 _COMPACT = """A compact latent world model: one vector of {latent_dim} numbers per frame of
 {image_size} px{how}, beside the z-scored proprioception ({proprio_dim} numbers)"""
-_HOW = {"keypoints": "", "linear": " (principal components of the blurred picture)"}
+_HOW = {
+    "keypoints": "",
+    "linear": " (principal components of the blurred picture)",
+    "chamfer": " (principal components of the blurred picture less its distance field)",
+}
 _PATCH = """A patch-token world model: {tokens} tokens of {token_width} numbers per frame of
 {image_size} px, by a vision transformer that was trained on the frames as a masked autoencoder"""
 _FIRST_PHASE = {"compact": {"representation"}, "patch": {"masked"}, "state": set[str]()}
@@ -63,8 +67,9 @@ def model_card(
     hidden = {"data", "out", "progress", "planning"}
     hidden |= {"representation", "masked"} - _FIRST_PHASE[settings["family"]]
     shown = {k: v for k, v in settings.items() if k not in hidden}
-    if getattr(config, "encoder", "") == "linear":
-        shown["representation"] = {"blur": settings["representation"]["blur"]}
+    if getattr(config, "encoder", "") in LINEAR:
+        fitted = ("blur", "field") if config.encoder == "chamfer" else ("blur",)
+        shown["representation"] = {k: settings["representation"][k] for k in fitted}
     rows = "\n".join(f"| {name} | {error:.3g} |" for name, error in metrics["probe"].items())
     predictor = "a residual MLP"
     if isinstance(config, PatchConfig):

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from ..checkpoint import FAMILIES, check_replaceable, load_checkpoint, save_checkpoint
-from ..compact import CompactConfig, CompactWorldModel
+from ..compact import LINEAR, CompactConfig, CompactWorldModel
 from ..data import TrajectoryDataset, evenly_chosen
 from ..data.latents import LatentDataset
 from ..data.mirrors import mirrors_of
@@ -111,9 +111,9 @@ def pretrain(config: PretrainConfig) -> LatentWorldModel:
     if config.encoder_of is not None:
         take_encoder(model, config.encoder_of)
     elif isinstance(model, CompactWorldModel):
-        if model.config.encoder == "linear":
-            blur = config.representation.blur
-            fit_principal_components(model, dataset, training, blur, config.progress)
+        if model.config.encoder in LINEAR:
+            blur, distance = config.representation.blur, config.representation.field
+            fit_principal_components(model, dataset, training, blur, distance, config.progress)
         else:
             train_representation(model, dataset, training, config.representation, *how)
         sample = evenly_chosen(training, 200)

@@ -1,7 +1,8 @@
 """First phase of pre-training for a linear encoder: principal components of blurred pictures.
 
 Two blurred pictures of the same things differ the more, the further the things are apart, up to the
-blur's width; the components of greatest variance keep most of that difference in few numbers.
+blur's width; the components of greatest variance keep most of that difference in few numbers. For
+a ChamferEncoder they are components of what ranks pictures nearly as their Chamfer distance.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from ..compact import CompactWorldModel
 from ..data import TrajectoryDataset
-from ..networks import darkness, gaussian_blur
+from ..networks import ChamferEncoder, LinearDecoder, LinearEncoder, darkness, gaussian_blur
 
 FRAMES = 20_000  # that are looked at, at most
 AT_ONCE = 50  # episodes in memory
@@ -23,39 +24,54 @@ RIDGE = 1e-4  # of the decoder's regression, in variances of the last component
 @torch.no_grad()
 def fit_principal_components(
     model: CompactWorldModel, dataset: TrajectoryDataset, episodes: np.ndarray, blur: float,
-    progress: bool = True,
+    field: float = 0.0, progress: bool = True,
 ) -> None:  # fmt: skip
-    """Set the linear encoder and decoder in place, from at most FRAMES frames of these episodes.
+    """Set the encoder, linear or Chamfer, and the decoder in place, from at most FRAMES frames
+    of these episodes.
 
-    blur: standard deviation of the Gaussian, px. The decoder is the linear regression of the
-    pictures, not blurred, on the latents. The latents are neither centred nor scaled.
+    blur: standard deviation of the Gaussian, px. field: weight of the distance field, per px,
+    where the darkest pixel weighs 1; for a ChamferEncoder alone. The decoder is the linear
+    regression of the pictures, not blurred, on the latents. The latents are neither centred nor
+    scaled.
     """
     size, width = model.config.image_size, model.config.latent_dim
+    encoder, decoder = model.encoder, model.decoder
+    if not isinstance(encoder, LinearEncoder) or not isinstance(decoder, LinearDecoder):
+        raise TypeError(f"linear encoders are fitted, not {type(encoder).__name__}")
     smooth = gaussian_blur(size, blur)
+    if isinstance(encoder, ChamferEncoder):
+        darkest = encoder.greys(torch.from_numpy(dataset.array("pixels", episodes[:AT_ONCE]))).max()
+        encoder.smooth.copy_(smooth)  # it blurs by itself, and not the distances
+        encoder.dark.copy_(darkest / 2)
+        encoder.field.copy_(field * darkest)
+        smooth = torch.eye(size)
     stride = max(1, -(-dataset.frames // FRAMES))
-    blurred, pictures = [], []
+    features, pictures = [], []
     chunks = [episodes[i : i + AT_ONCE] for i in range(0, len(episodes), AT_ONCE)]
     for chunk in tqdm(chunks, desc="principal components", disable=not progress):
         frames = torch.from_numpy(dataset.array("pixels", chunk)[::stride])
-        grey = darkness(frames, torch.float32).mean(1)
-        blurred.append((smooth @ grey @ smooth.T).flatten(1))
+        features.append(encoder.features(frames))
         pictures.append(frames)
-    rows = torch.cat(blurred)
+    rows = _blurred(torch.cat(features), smooth)
     if len(rows) <= width:
         raise ValueError(
             f"{len(rows)} frames have fewer than {width} principal components; collect more "
             "episodes or give a smaller latent_dim"
         )
-    components = principal_directions(rows, width).T  # (D, S²), of the blurred picture
+    components = principal_directions(rows, width).T  # (D, S²)
     latents = rows @ components.T
     # Blurring is symmetric and linear, so that it can be done to the components instead.
-    grey = components.unflatten(1, (size, size))
-    encoder, decoder = model.encoder, model.decoder
-    encoder.head.weight.copy_((smooth.T @ grey @ smooth).flatten(1))
+    encoder.head.weight.copy_(_blurred(components, smooth))
     encoder.head.bias.zero_()
     weight, bias = _regression(latents, torch.cat(pictures))
     decoder.entry.weight.copy_(weight)
     decoder.entry.bias.copy_(bias)
+
+
+def _blurred(rows: Tensor, smooth: Tensor) -> Tensor:
+    """Rows (N, S²), each a picture, blurred."""
+    side = len(smooth)
+    return (smooth @ rows.unflatten(1, (side, side)) @ smooth.T).flatten(1)
 
 
 def principal_directions(rows: Tensor, count: int) -> Tensor:

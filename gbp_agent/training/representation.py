@@ -21,8 +21,8 @@ from .loop import LoopConfig, optimize
 class RepresentationConfig:
     """Options of the first phase.
 
-    blur: ≥ 0, for a linear encoder, which is fitted at once; see principal.py. The others are for
-    an encoder that is trained.
+    blur, field: ≥ 0, for a linear encoder, which is fitted at once; see principal.py. The others
+    are for an encoder that is trained.
     windows: windows in a batch; frames: frames of a window, one model step apart, ≥ 2
     (straightening needs 3).
     The loss is the sum of these, each times its weight:
@@ -44,10 +44,12 @@ class RepresentationConfig:
     sigreg: float = 0.0
     straightening: float = 0.0
     blur: float = 4.0
+    field: float = 0.03
 
     def __post_init__(self) -> None:
-        if self.blur < 0:
-            raise ValueError(f"blur must be at least 0, got {self.blur}")
+        for name in ("blur", "field"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         least = 3 if self.straightening else 2
         if self.frames < least:
             raise ValueError(f"frames must be at least {least}, got {self.frames}")
