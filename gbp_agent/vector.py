@@ -24,13 +24,19 @@ from .world_model import LatentWorldModel, WorldModelConfig, checkpointed, join,
 class VectorConfig(WorldModelConfig):
     """Shape of a world model of one vector per frame; WorldModelConfig has the rest.
 
-    predictor_width, predictor_depth, substeps, gated: see MLPPredictor.
+    predictor_width, predictor_depth, substeps, gated, action_frequencies: see MLPPredictor.
     """
 
     predictor_width: int = 512
     predictor_depth: int = 3
     substeps: int = 1
     gated: bool = False
+    action_frequencies: int = 0
+
+    _may_be_zero: ClassVar[tuple[str, ...]] = (
+        *WorldModelConfig._may_be_zero,
+        "action_frequencies",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +56,7 @@ class VectorConfig(WorldModelConfig):
             self.predictor_depth,
             self.substeps,
             self.gated,
+            self.action_frequencies,
         )
 
 
@@ -114,7 +121,7 @@ class StateConfig(VectorConfig):
     image_size: int = 0
 
     _may_be_zero: ClassVar[tuple[str, ...]] = (
-        *WorldModelConfig._may_be_zero,
+        *VectorConfig._may_be_zero,
         "image_size",
     )
 

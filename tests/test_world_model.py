@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from conftest import FAMILIES, SIZE
 
 from gbp_agent import DynamicsConfig, TrajectoryDataset
 from gbp_agent.data.latents import LatentDataset
+from gbp_agent.networks.actions import ActionEmbedding
 from gbp_agent.training.dynamics import train_dynamics
 from gbp_agent.types import Latent
 from gbp_agent.world_model import join, split
@@ -43,11 +45,14 @@ def test_predict_is_one_step_of_a_rollout(make_model: Any, substeps: int) -> Non
     torch.testing.assert_close(join(found), expected)
 
 
-@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(("gated", "frequencies"), [(False, 0), (True, 0), (True, 3)])
 @pytest.mark.parametrize("rows", [1, 3, 40])
-def test_fixed_weights_change_nothing_but_the_time(make_model: Any, rows: int, gated: bool) -> None:
+def test_fixed_weights_change_nothing_but_the_time(
+    make_model: Any, rows: int, gated: bool, frequencies: int
+) -> None:
     """The written-out backward of a predictor that is not trained is autograd's."""
-    model = make_model(substeps=2, predictor_depth=2, gated=gated).double()
+    shape = {"predictor_depth": 2, "gated": gated, "action_frequencies": frequencies}
+    model = make_model(substeps=2, **shape).double()
     generator = torch.Generator().manual_seed(2)
     for weight in model.predictor.parameters():
         weight.data.normal_(std=0.3, generator=generator)
@@ -109,6 +114,26 @@ def test_a_closed_gate_changes_nothing_and_an_open_one_all(make_model: Any) -> N
     torch.testing.assert_close(out[:, 0, 1::2], torch.full_like(out[:, 0, 1::2], 0.5))
     torch.testing.assert_close(out[:, 1, 1::2], torch.full_like(out[:, 0, 1::2], 1.0))
     assert len(gated.predictor.output.bias) == 2 * len(plain.predictor.output.bias)
+
+
+def test_actions_are_embedded_with_their_sines_and_cosines() -> None:
+    embedding = ActionEmbedding(2, 4, 3)
+    embedding.layers = torch.nn.Sequential()
+    found = embedding(torch.tensor([[0.5, 2.0]]))
+    turns = [value * math.pi / 4 * octave for value in (0.5, 2.0) for octave in (1, 2, 4)]
+    expected = [0.5, 2.0, *map(math.sin, turns), *map(math.cos, turns)]
+    torch.testing.assert_close(found, torch.tensor([expected]))
+
+
+def test_embedded_actions_are_all_that_the_predictor_sees_of_them(make_model: Any) -> None:
+    model = make_model(action_frequencies=2)
+    assert model.predictor.input.in_features == 6  # the latent alone
+    actions = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(2))
+    out = join(model.rollout(some_start(), actions[:, :0], actions))
+    other = join(model.rollout(some_start(), actions[:, :0], actions.flip(0)))
+    assert not torch.allclose(out, other)
+    with pytest.raises(ValueError, match="action_frequencies must be an integer of at least 0"):
+        make_model(action_frequencies=-1)
 
 
 def test_one_weight_that_is_trained_has_its_gradient(make_model: Any) -> None:

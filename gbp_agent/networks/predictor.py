@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .actions import ActionEmbedding
 from .frozen_unroll import Layers, frozen_unroll
 
 
@@ -28,6 +29,7 @@ class MLPPredictor(nn.Module):
         depth: residual blocks.
         substeps: S, a divisor of the frameskip; with S > 1 the history must be 1.
         gated: whether changes are gated.
+        action_frequencies: K, of an ActionEmbedding; 0 for a linear map of the action.
     """
 
     def __init__(
@@ -39,11 +41,17 @@ class MLPPredictor(nn.Module):
         depth: int,
         substeps: int = 1,
         gated: bool = False,
+        action_frequencies: int = 0,
     ):
         super().__init__()
         self.substeps, self.gated = substeps, gated
         self.action_width = history * model_action_dim // substeps
-        self.input = nn.Linear(history * latent_dim + self.action_width, width)
+        self.latent_width = history * latent_dim
+        self.actions: ActionEmbedding | None = None
+        if action_frequencies:
+            self.actions = ActionEmbedding(self.action_width, width, action_frequencies)
+        linear = 0 if action_frequencies else self.action_width
+        self.input = nn.Linear(self.latent_width + linear, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
@@ -59,7 +67,10 @@ class MLPPredictor(nn.Module):
         """Model actions (..., T, M), oldest first → what they add to the first hidden units of
         each substep, (..., S, width)."""
         shares = model_actions.flatten(-2).unflatten(-1, (self.substeps, self.action_width))
-        return F.linear(shares, self.input.weight[:, -self.action_width :])
+        if self.actions is not None:
+            found: Tensor = self.actions(shares)
+            return found
+        return F.linear(shares, self.input.weight[:, self.latent_width :])
 
     def unroll(self, latents: Tensor, embedded_actions: Tensor) -> Tensor:
         """Latents (N, T, L), oldest first, embedded actions of K substeps (N, K, width) → the
@@ -90,7 +101,7 @@ class MLPPredictor(nn.Module):
     @property
     def _latent_weight(self) -> Tensor:
         """Of the first layer, the part that multiplies latents."""
-        return self.input.weight[:, : -self.action_width]
+        return self.input.weight[:, : self.latent_width]
 
     def forward(self, latents: Tensor, embedded_actions: Tensor) -> Tensor:
         """The next latent (N, L), one model step on; arguments as for `unroll`."""
