@@ -40,7 +40,8 @@ def fit_principal_components(
         raise TypeError(f"linear encoders are fitted, not {type(encoder).__name__}")
     smooth = gaussian_blur(size, blur)
     if isinstance(encoder, ChamferEncoder):
-        darkest = encoder.greys(torch.from_numpy(dataset.array("pixels", episodes[:AT_ONCE]))).max()
+        some = torch.from_numpy(dataset.array("pixels", episodes[:AT_ONCE]))
+        darkest = encoder.greys(some).max()
         encoder.smooth.copy_(smooth)  # it blurs by itself, and not the distances
         encoder.dark.copy_(darkest / 2)
         encoder.field.copy_(field * darkest)
@@ -50,7 +51,7 @@ def fit_principal_components(
     chunks = [episodes[i : i + AT_ONCE] for i in range(0, len(episodes), AT_ONCE)]
     for chunk in tqdm(chunks, desc="principal components", disable=not progress):
         frames = torch.from_numpy(dataset.array("pixels", chunk)[::stride])
-        features.append(encoder.features(frames))
+        features.append(encoder.features(frames.to(model.device)).cpu())
         pictures.append(frames)
     rows = _blurred(torch.cat(features), smooth)
     if len(rows) <= width:
