@@ -9,8 +9,8 @@ Observation, `obs_type="pixels"`: Dict with
     goal_proprio   float32 (p,)       the proprioception in the goal state
 Observation, `obs_type="state"`: Dict with `observation`, `achieved_goal`, `desired_goal`, float32,
     as Stable-Baselines3's HerReplayBuffer expects.
-Reward: -1 per step, 0 on success. `terminated` on success. `info` has `is_success`, `state` and
-`goal_state` (float64, exact), `distance`.
+Reward: -1 per step, 0 on success. `terminated` on success, but for `continuing_task=True`. `info`
+has `is_success`, `state` and `goal_state` (float64, exact), `distance`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         goal_steps: environment steps between start and goal in "segment" mode, ≥ 1.
         image_size: S, pixels per side of `pixels` and `goal_pixels`, ≥ 16.
         render_mode: None, "rgb_array" or "human" (a pygame window).
+        continuing_task: the episode goes on after a success, to the end of its steps, with a reward
+            of 0 in each step that ends in one.
 
     Subclasses set the class attributes below and implement the methods that raise
     NotImplementedError.
@@ -64,6 +66,7 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         goal_steps: int = 25,
         image_size: int = 64,
         render_mode: str | None = None,
+        continuing_task: bool = False,
     ):
         check_choice("obs_type", obs_type, get_args(ObsType))
         check_choice("goal_mode", goal_mode, get_args(GoalMode))
@@ -77,6 +80,7 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         self.goal_steps = int(goal_steps)
         self.image_size = int(image_size)
         self.render_mode = render_mode
+        self.continuing_task = bool(continuing_task)
         bound = self.action_bound
         self.action_space = spaces.Box(-bound, bound, (self.action_size,), np.float32)
         self.observation_space = self._make_observation_space()
@@ -179,10 +183,11 @@ class GoalReachingEnv(gym.Env[dict[str, np.ndarray], np.ndarray]):
         self._advance(self._checked_action(action))
         self._state = self.get_state()
         info = self._info()
-        terminated = info["is_success"]
+        reached = info["is_success"]
+        terminated = reached and not self.continuing_task
         if self.render_mode == "human":
             self.render()
-        return self._observation(), 0.0 if terminated else -1.0, terminated, False, info
+        return self._observation(), 0.0 if reached else -1.0, terminated, False, info
 
     def _compute_reward(
         self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any

@@ -81,8 +81,9 @@ class ParticleEnv(GoalReachingEnv):
         goal_steps: int = 5,
         image_size: int = 64,
         render_mode: str | None = None,
+        continuing_task: bool = False,
     ):
-        super().__init__(obs_type, goal_mode, goal_steps, image_size, render_mode)
+        super().__init__(obs_type, goal_mode, goal_steps, image_size, render_mode, continuing_task)
         self._exact: np.ndarray = np.zeros(len(self.state_names))
 
     @property

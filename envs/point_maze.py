@@ -102,8 +102,9 @@ class PointMazeEnv(GoalReachingEnv):
         goal_steps: int = 25,
         image_size: int = 64,
         render_mode: str | None = None,
+        continuing_task: bool = False,
     ):
-        super().__init__(obs_type, goal_mode, goal_steps, image_size, render_mode)
+        super().__init__(obs_type, goal_mode, goal_steps, image_size, render_mode, continuing_task)
         self._model = mujoco.MjModel.from_xml_string(_maze_xml())
         self._data = mujoco.MjData(self._model)
         self._exact = np.array([*CORRIDOR[0], 0.0, 0.0], np.float64)

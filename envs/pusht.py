@@ -111,8 +111,9 @@ class PushTEnv(GoalReachingEnv):
         image_size: int = 64,
         render_mode: str | None = None,
         look: Look = "plain",
+        continuing_task: bool = False,
     ):
-        super().__init__(obs_type, goal_mode, goal_steps, image_size, render_mode)
+        super().__init__(obs_type, goal_mode, goal_steps, image_size, render_mode, continuing_task)
         check_choice("look", look, get_args(Look))
         self.look = look
         (walls, wall_shapes), (block, block_shapes), (agent, agent_shapes) = (

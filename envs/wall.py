@@ -79,8 +79,9 @@ class WallEnv(GoalReachingEnv):
         wall_x: float = 32.0,
         door_y: float = 32.0,
         randomize: bool = False,
+        continuing_task: bool = False,
     ):
-        super().__init__(obs_type, goal_mode, goal_steps, image_size, render_mode)
+        super().__init__(obs_type, goal_mode, goal_steps, image_size, render_mode, continuing_task)
         self._default_layout = (
             _checked("wall_x", wall_x, WALL_RANGE),
             _checked("door_y", door_y, DOOR_RANGE),

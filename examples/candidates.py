@@ -3,6 +3,7 @@ them."""
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from gbp_agent import (
     FinetuneConfig,
     GradientConfig,
     GradientPlanner,
+    MPCConfig,
     Planner,
     PretrainConfig,
     TrajectoryDataset,
@@ -123,19 +125,22 @@ class Candidates:
         """As published, from zeros; and with the base model's settings, with `open_loop` those for
         a plan that is acted out."""
         _, planning = load_checkpoint(self.checkpoint(task, "base"))
+        mpc: dict[str, Any] = {}
         if open_loop:
-            planning = changed_for_open_loop(planning, {}, ("gradient",))
+            planning = changed_for_open_loop(planning, {}, ("mpc", "gradient"))
+            mpc["horizon"] = planning["mpc"].get("horizon", MPCConfig.horizon)
+        column = partial(Column, mpc=mpc)
         shipped = planning["planners"]
         own = shipped.get("gradient", {})
         rate = GRADIENT_DESCENT_RATE[task]
         long = planner_from_settings("gradient", {"gradient": {**own, **LONG}})
         return {
-            "gd": Column(GradientPlanner(GradientConfig("sgd", rate, STEPS_FROM_ZEROS, "zeros"))),
-            "adam": Column(GradientPlanner(GradientConfig("adam", 0.2, STEPS_FROM_ZEROS, "zeros"))),
-            "gradient": Column(planner_from_settings("gradient", shipped)),
-            "gradient-long": Column(long, mpc={"proposals": LONG_PROPOSALS}),
-            "cem": Column(CEMPlanner(CEMConfig(300, 30, 30, "zeros")), whole=True),
-            "cem-tuned": Column(planner_from_settings("cem", shipped)),
+            "gd": column(GradientPlanner(GradientConfig("sgd", rate, STEPS_FROM_ZEROS, "zeros"))),
+            "adam": column(GradientPlanner(GradientConfig("adam", 0.2, STEPS_FROM_ZEROS, "zeros"))),
+            "gradient": column(planner_from_settings("gradient", shipped)),
+            "gradient-long": Column(long, mpc={"proposals": LONG_PROPOSALS, **mpc}),
+            "cem": column(CEMPlanner(CEMConfig(300, 30, 30, "zeros")), whole=True),
+            "cem-tuned": column(planner_from_settings("cem", shipped)),
         }
 
     def agent(
@@ -158,11 +163,14 @@ def play(
     episodes: int,
     open_loop: bool,
     goal_steps: int | None = None,
+    continuing: bool = False,
     **options: int,
 ) -> EvaluationReport:
     """Evaluate on the held-out episodes, which are the same for all; options: evaluate()'s seed and
-    num_envs."""
+    num_envs. continuing: they go on after a success."""
     kwargs: dict[str, Any] = dict(options)
+    if continuing:
+        kwargs["continuing_task"] = True
     if goal_steps is not None:
         kwargs |= {"goal_steps": goal_steps, "max_episode_steps": 2 * goal_steps}
     if open_loop:

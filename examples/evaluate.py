@@ -53,6 +53,8 @@ class Args:
     """Environment; the one that the model was trained for by default."""
     open_loop: bool = False
     """Plan once and act the whole plan out; the episode ends with it."""
+    continuing: bool = False
+    """Episodes go on after a success, to the end of their steps; for the envs of this library."""
     execute: int | None = None
     """Model steps that are acted out before the next plan, instead of the checkpoint's."""
     settings: tuple[str, ...] = ()
@@ -87,6 +89,7 @@ def evaluate_one(args: Args, name: str = "") -> Section:
     """Evaluate what `args` says and write its files; clips are made for --report alone."""
     agent, env_id, label, plan_steps = make_agent(args)
     env_kwargs: dict[str, Any] = {"max_episode_steps": plan_steps} if args.open_loop else {}
+    env_kwargs |= {"continuing_task": True} if args.continuing else {}
     recorder = EpisodeRecorder(args.clips if args.report else 0)
     report = evaluate(
         agent, env_id, args.episodes, args.seed, args.num_envs, args.video, recorder=recorder,
@@ -142,8 +145,9 @@ def parsed(setting: str) -> tuple[str, Any]:
 def name_of(args: Args, report: EvaluationReport) -> str:
     """Names the files: the model, or the environment of a blind agent, the label, another seed."""
     source = source_of(args.agent, report.env_id)
-    seed = f"-seed-{args.seed}" if args.seed else ""
-    return f"{source}-{report.agent.replace(', ', '-').replace(' ', '-')}{seed}".lower()
+    end = f"-seed-{args.seed}" if args.seed else ""
+    end += "-continuing" if args.continuing else ""
+    return f"{source}-{report.agent.replace(', ', '-').replace(' ', '-')}{end}".lower()
 
 
 def source_of(agent: str, env_id: str) -> str:

@@ -43,7 +43,9 @@ PLANNERS = {
     "gd": "GD", "adam": "Adam", "gradient": "Adam, shipped", "gradient-long": "Adam, long",
     "cem": "CEM", "cem-tuned": "CEM, shipped",
 }  # fmt: skip
-MODES = {"mpc": "MPC", "open-loop": "open loop"}
+MODES = {
+    "mpc": "MPC", "open-loop": "open loop", "continuing": "MPC, episodes go on after a success",
+}  # fmt: skip
 COLORS = {
     "gd": "#999999", "adam": "#4477aa", "gradient": "#223377", "cem": "#cc6677", "mppi": "#ddaa33",
 }  # fmt: skip

@@ -58,7 +58,7 @@ Stage = Literal[
     "models", "table", "gap", "landscape", "plans", "efficiency", "ablations", "cards", "figures"
 ]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-Mode = Literal["mpc", "open-loop"]
+Mode = Literal["mpc", "open-loop", "continuing"]
 
 LATENT_RADII, ACTION_RADII = (0.0, 0.05, 0.2), (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)  # of ablations
 ABLATION_EPISODES, ABLATION_SEED = 100, 100_000  # apart from the held-out episodes
@@ -83,8 +83,9 @@ class Args:
     """Rows of the table."""
     planners: tuple[str, ...] = ("gd", "adam", "gradient", "cem", "cem-tuned")
     """Columns of the table; see columns() in candidates.py."""
-    modes: tuple[Mode, ...] = get_args(Mode)
-    """Planning anew after each model step, and acting one plan out."""
+    modes: tuple[Mode, ...] = ("mpc", "open-loop")
+    """Planning anew after each model step, acting one plan out, and "continuing": as "mpc" in
+    episodes that go on after a success."""
     episodes: int = 200
     """Held-out episodes of a cell of the table."""
     goal_steps: int | None = None
@@ -168,7 +169,8 @@ def make_table(args: Args, task: str) -> None:
                 print(f"table: {file.stem}", flush=True)
                 whole = open_loop or column.whole
                 agent = args.candidates.agent(task, model, column.planner, whole, **column.mpc)
-                report = play(agent, args.episodes, open_loop, args.goal_steps)
+                goes_on = mode == "continuing"
+                report = play(agent, args.episodes, open_loop, args.goal_steps, goes_on)
                 replace(report, agent=f"{model}, {name}").to_json(file)
 
 

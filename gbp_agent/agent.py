@@ -27,7 +27,7 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .goals import GoalLatents, same_goal
 from .graphs import CostGraphs
 from .hub import default_card, upload
-from .mpc import MPCConfig, planner_from_network, uses_cuda_graphs
+from .mpc import MPCConfig, hold_still, planner_from_network, uses_cuda_graphs
 from .objectives import GoalObjective
 from .observations import ObservationKeys, check_observation
 from .planners import make_planner
@@ -458,6 +458,8 @@ class WorldModelMPCAgent:
 
         with torch.inference_mode(False):  # in which nothing could be differentiated
             result = plan_apart(search, warm)
+        if self.config.dead_band:
+            result = hold_still(result, start, past, goal, model, self.objective, self.config)
         lost = int((~torch.isfinite(result.cost)).sum())
         if lost:
             warnings.warn(f"{lost} plan(s) without a finite cost; see the objective", stacklevel=4)

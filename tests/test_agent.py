@@ -7,6 +7,7 @@ import gc
 import json
 import pickle
 import weakref
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -702,6 +703,46 @@ def test_an_objective_of_nan_is_told_of(make_agent: Any) -> None:
     agent = make_agent(objective=lambda p, g: p.proprio.sum((1, 2)) * torch.nan)
     with pytest.warns(UserWarning, match="without a finite cost"):
         assert np.isfinite(agent.act(observations(None))).all()
+
+
+@pytest.mark.parametrize("execute", [1, 2])
+@pytest.mark.parametrize("history", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_dead_band_holds_back_what_promises_little(
+    family: str, history: int, execute: int, make_agent: Any
+) -> None:
+    """Zero actions in those rows, which are told to cost what it costs to stay. What counts is the
+    frame that follows what is acted out."""
+    seen, config = observations(4), MPCConfig(4, execute=execute)
+    plain = make_agent(family=family, history=history, planner=StubPlanner(), config=config)
+    plan, model = plain.plan(seen), plain.model
+    with torch.no_grad():
+        pictures = (torch.from_numpy(seen[key]) for key in ("pixels", "proprio"))
+        here = Latent(*(part[:, None] for part in model.encode(*pictures)))
+    after = Latent(*(part[:, execute - 1 : execute] for part in plan.predicted))
+    gain = plain.objective(here, plan.goal) - plain.objective(after, plan.goal)
+    wanted = torch.tensor([0.31, 0.29, -0.5, 0.9])
+    shift = gain - wanted
+
+    def objective(predicted: Latent, goal: Latent) -> Tensor:
+        alone = predicted.visual.shape[1] == 1
+        there = alone and not torch.equal(predicted.visual, here.visual)
+        return plain.objective(predicted, goal) + (shift if there else 0.0)
+
+    config = replace(config, dead_band=0.3)
+    held = WorldModelMPCAgent(model, StubPlanner(), objective, config).plan(seen)
+    idle = np.array([False, True, True, False])
+    assert np.abs(held.actions[idle]).max() < 1e-6
+    np.testing.assert_array_equal(held.actions[~idle], plan.actions[~idle])
+    stay = plain.objective(here, plan.goal)
+    torch.testing.assert_close(held.cost[idle], stay[idle])
+    torch.testing.assert_close(held.cost[~idle], plan.cost[~idle])
+
+
+def test_a_dead_band_that_is_none() -> None:
+    for dead_band in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"dead_band is .*, expected a number ≥ 0"):
+            MPCConfig(dead_band=dead_band)
 
 
 def test_plans_of_the_network_get_all_steps(make_agent: Any) -> None:

@@ -214,6 +214,23 @@ def test_reward_is_vectorised_and_the_steps_own(env_id):
 
 
 @each_env
+def test_a_continuing_task_goes_on_after_success(env_id):
+    """To the end of its steps, and is rewarded for staying there; nothing else is different."""
+    env = make(env_id, obs_type="state", continuing_task=True)
+    start = env.reset(seed=5)[1]["state"]
+    env.reset(options={"start": start, "goal": start})
+    for _ in range(3):
+        _, reward, terminated, truncated, info = env.step(np.zeros(env.action_space.shape))
+        assert (reward, terminated, truncated, info["is_success"]) == (0.0, False, False, True)
+    env = gym.make(env_id, obs_type="state", continuing_task=True)
+    _, goal = env.reset(seed=5)
+    plain = make(env_id, obs_type="state").reset(seed=5)[1]
+    np.testing.assert_equal(goal["goal_state"], plain["goal_state"])
+    steps = [env.step(env.action_space.sample())[2:4] for _ in range(env.spec.max_episode_steps)]
+    assert steps == [(False, False)] * (len(steps) - 1) + [(False, True)]
+
+
+@each_env
 def test_hindsight_replay_buffer(env_id):
     from stable_baselines3 import HerReplayBuffer
     from stable_baselines3.common.vec_env import DummyVecEnv

@@ -182,7 +182,9 @@ def _batches(
         )
     )
     simulator.check(dataset, training)
-    mpc = {**planning.get("mpc", {}), "proposals": config.online.proposals}
+    # Which acts its plans out, good or bad: it is there to see what comes of them.
+    acting = {"proposals": config.online.proposals, "dead_band": 0.0}
+    mpc = {**planning.get("mpc", {}), **acting}
     agent = WorldModelMPCAgent.from_settings(
         model, {**planning, "mpc": mpc}, GradientPlanner(config.online.planner), seed=config.seed
     )
