@@ -459,7 +459,7 @@ class WorldModelMPCAgent:
         with torch.inference_mode(False):  # in which nothing could be differentiated
             result = plan_apart(search, warm)
         if self.config.dead_band:
-            result = hold_still(result, start, past, goal, model, self.objective, self.config)
+            result = hold_still(result, start, goal, model, self.objective, self.config)
         lost = int((~torch.isfinite(result.cost)).sum())
         if lost:
             warnings.warn(f"{lost} plan(s) without a finite cost; see the objective", stacklevel=4)

@@ -2,6 +2,7 @@
 
 encode  pixels → ConvEncoder or a linear one → visual latent (1 token); proprioception → z-scores
 rollout T latents and model actions → MLPPredictor → the next latent, H times
+        (several of them: EnsemblePredictor, a token for each)
 decode  visual latent → ConvDecoder or LinearDecoder → a picture, for people
 
 Family: LeWorldModel (arXiv 2603.19312) and PLDM, with the contract of DINO-WM (arXiv 2411.04983).
@@ -18,6 +19,7 @@ from .networks import (
     ChamferEncoder,
     ConvDecoder,
     ConvEncoder,
+    EnsemblePredictor,
     LinearDecoder,
     LinearEncoder,
 )
@@ -41,6 +43,8 @@ class CompactConfig(VectorConfig):
     encoder_width, keypoints: see ConvEncoder.
     decoder_width: see ConvDecoder. decoder_proprio: whether it is given the proprioception, so that
     the visual latent can be of everything else.
+    ensemble_size: K, predictors that each learn and predict by themselves, so that plans cost more
+    where they do not agree; see EnsemblePredictor. Training and planning take K times as long.
     """
 
     latent_dim: int = 32
@@ -49,6 +53,7 @@ class CompactConfig(VectorConfig):
     keypoints: int = 32
     decoder_width: int = 16
     decoder_proprio: bool = False
+    ensemble_size: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,8 +62,8 @@ class CompactConfig(VectorConfig):
 
 
 class CompactWorldModel(VectorWorldModel):
-    """A world model with one visual token (P = 1) and z-scored proprioception (E = p); arguments
-    as for LatentWorldModel."""
+    """A world model with one visual token (P = 1), or the same one for each member of an ensemble
+    (P = K), and z-scored proprioception (E = p); arguments as for LatentWorldModel."""
 
     config: CompactConfig
     encoder: ConvEncoder | LinearEncoder
@@ -79,14 +84,18 @@ class CompactWorldModel(VectorWorldModel):
             encoder = ConvEncoder(size, width, config.encoder_width, config.keypoints)
             sensed = config.proprio_dim if config.decoder_proprio else 0
             decoder = ConvDecoder(size, width, sensed, config.decoder_width)
+        predictors = [
+            config.predictor(width + config.proprio_dim) for _ in range(config.ensemble_size)
+        ]
+        alone = config.ensemble_size == 1
         super().__init__(
             config,
             action_normalizer,
             proprio_normalizer,
             encoder=encoder,
-            predictor=config.predictor(width + config.proprio_dim),
+            predictor=predictors[0] if alone else EnsemblePredictor(predictors, width),
             decoder=decoder,
-            tokens=1,
+            tokens=config.ensemble_size,
             token_width=width,
             proprio_width=config.proprio_dim,
         )
@@ -94,8 +103,9 @@ class CompactWorldModel(VectorWorldModel):
     def encode(self, pixels: Tensor, proprio: Tensor) -> Latent:
         visual = self.encoder(pixels.flatten(0, -4))
         visual = visual.unflatten(0, pixels.shape[:-3]).unsqueeze(-2)
+        visual = visual.expand(*visual.shape[:-2], self.tokens, -1)
         return Latent(visual, self.proprio_normalizer.normalize(proprio))
 
     def decode(self, latent: Latent) -> Tensor:
-        pixels: Tensor = self.decoder.to_pixels(latent.visual.squeeze(-2), latent.proprio)
+        pixels: Tensor = self.decoder.to_pixels(latent.visual.mean(-2), latent.proprio)
         return pixels

@@ -7,7 +7,6 @@ from typing import get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .objectives import GoalObjective
 from .planners import GradientPlanner
@@ -34,12 +33,12 @@ class MPCConfig:
     in it. It changes no number but the time of a gradient step. compile: pass the roll-outs
     through torch.compile, which needs a C++ compiler, at the first decision. It is off because it
     takes minutes, which steps that are hardly faster do not pay back within an episode.
-    dead_band: ≥ 0, in units of the objective; a plan is acted out only if the frame after the model
-    steps that would be acted out costs less than the present one by at least so much. Otherwise
-    the agent does nothing, by zero actions, until its next plan, which may start from other
-    proposals. As a distance is squared, a prediction's mean squared error is what the frame that
-    comes true costs more on average than the predicted one: a smaller gain is none. 0 acts every
-    plan out; anything else is for envs whose zero action changes nothing.
+    dead_band: ≥ 0, in units of the objective; a plan is acted out only if it costs less by at least
+    so much than if every frame stayed like the present one. Otherwise the agent does nothing, by
+    zero actions, until its next plan, which may start from other proposals. As a distance is
+    squared, a prediction's mean squared error is what the frame that comes true costs more on
+    average than the predicted one: a smaller gain is none. 0 acts every plan out; anything else is
+    for envs whose zero action changes nothing.
     cuda_graphs: on a GPU, record what a planner does with the model as CUDA graphs and replay them
     (see `CostGraphs`), which changes no number but the time. None does so with a `GoalObjective`;
     an objective of your own, for which True asks, must then neither wait for the GPU (as `item()`
@@ -92,22 +91,19 @@ def uses_cuda_graphs(config: MPCConfig, objective: Objective, device: torch.devi
 def hold_still(
     result: PlannerResult,
     start: Latent,
-    past: Tensor,
     goal: Latent,
     model: LatentWorldModel,
     objective: Objective,
     config: MPCConfig,
 ) -> PlannerResult:
-    """The result with zero actions, and what it costs to stay as it is, in the rows where what
-    would be acted out gains less than the dead band; see MPCConfig. Plans without a finite cost are
-    left.
+    """The result with zero actions, and what it costs to stay as it is, in the rows whose plans
+    gain less than the dead band; see MPCConfig. Plans without a finite cost are left.
 
-    start: Latent (B, T); past: (B, T-1, M); goal: Latent (B,).
+    start: Latent (B, T); goal: Latent (B,).
     """
-    acted = model.rollout(start, past, result.model_actions[:, : config.execute])
-    after, present = (Latent(*(part[:, -1:] for part in frames)) for frames in (acted, start))
-    promised, stay = objective(after, goal), objective(present, goal)
-    idle = torch.isfinite(result.cost) & (promised > stay - config.dead_band)
+    present = Latent(*(part[:, -1:].expand(-1, config.horizon, *part.shape[2:]) for part in start))
+    stay = objective(present, goal)
+    idle = torch.isfinite(result.cost) & (result.cost > stay - config.dead_band)
     frameskip = model.config.frameskip
     zeros = torch.zeros(1, frameskip, model.config.action_dim, device=model.device)
     still = model.action_normalizer.to_model(zeros, frameskip)

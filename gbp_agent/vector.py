@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .networks import MLPPredictor
+from .networks import EnsemblePredictor, MLPPredictor
 from .normalize import ActionNormalizer, Standardizer
 from .types import Latent
 from .world_model import LatentWorldModel, WorldModelConfig, checkpointed, join, repeat_rows
@@ -61,9 +61,9 @@ class VectorConfig(WorldModelConfig):
 
 
 class VectorWorldModel(LatentWorldModel):
-    """Roll-outs by an MLPPredictor over joined latents."""
+    """Roll-outs by an MLPPredictor, or several, over joined latents."""
 
-    predictor: MLPPredictor
+    predictor: MLPPredictor | EnsemblePredictor
 
     @property
     def substeps(self) -> int:

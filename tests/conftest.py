@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ ENVS = {
     "gbp/Granular-v0": Shape(1, 4, 1.0),
 }
 SIZE = 16
-FAMILIES = ("compact", "patch")
+FAMILIES = ("compact", "ensemble", "patch")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -69,7 +70,8 @@ def make_model() -> Callable[..., CompactWorldModel]:
         config = CompactConfig(env_id, about.proprio, **about.action_box, **{**shape, **changes})
         model = CompactWorldModel(config)
         generator = torch.Generator().manual_seed(seed)
-        torch.nn.init.normal_(model.predictor.output.weight, generator=generator)
+        for predictor in getattr(model.predictor, "members", [model.predictor]):
+            torch.nn.init.normal_(predictor.output.weight, generator=generator)
         initialize(model, generator)
         model.proposals.normal_(generator=generator)
         return model
@@ -107,8 +109,12 @@ def families(
     make_model: Callable[..., CompactWorldModel],
     make_patch_model: Callable[..., PatchWorldModel],
 ) -> dict[str, Callable[..., LatentWorldModel]]:
-    """A maker of small random models for each family."""
-    return {"compact": make_model, "patch": make_patch_model}
+    """A maker of small random models for each family, and of ensembles."""
+    return {
+        "compact": make_model,
+        "ensemble": partial(make_model, ensemble_size=2),
+        "patch": make_patch_model,
+    }
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ from gbp_agent.rollouts import rollouts_from
 from gbp_agent.types import CostFunction, Latent
 
 H = 6
-WIDE = {"compact": {"predictor_width": 64, "predictor_depth": 8}, "patch": {"mlp_width": 64}}
+VECTORS = {"predictor_width": 64, "predictor_depth": 8}
+WIDE = {"compact": VECTORS, "ensemble": VECTORS, "patch": {"mlp_width": 64}}
 
 
 def at_random(model: Any, rows: int) -> tuple[Latent, Tensor, Latent]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import FAMILIES, SIZE
 
-from gbp_agent import DynamicsConfig, TrajectoryDataset
+from gbp_agent import DynamicsConfig, GoalObjective, TrajectoryDataset
 from gbp_agent.data.latents import LatentDataset
 from gbp_agent.networks.actions import ActionEmbedding
 from gbp_agent.training.dynamics import train_dynamics
@@ -134,6 +134,45 @@ def test_embedded_actions_are_all_that_the_predictor_sees_of_them(make_model: An
     assert not torch.allclose(out, other)
     with pytest.raises(ValueError, match="action_frequencies must be an integer of at least 0"):
         make_model(action_frequencies=-1)
+
+
+@pytest.mark.parametrize("substeps", [1, 2])
+def test_members_of_an_ensemble_go_on_from_their_own_predictions(
+    make_model: Any, substeps: int
+) -> None:
+    """But for the proprioception, of which there is one; here the networks do not look at it."""
+    model = make_model(ensemble_size=2, substeps=substeps).requires_grad_(False)
+    alone = make_model(substeps=substeps).requires_grad_(False)
+    tokens = torch.randn(3, 1, 2, 4, generator=torch.Generator().manual_seed(1))
+    proprio, actions = torch.randn(3, 1, 2), torch.randn(3, 4, 4)
+    for member in model.predictor.members:
+        member.input.weight[:, 4:6] = 0.0
+    found = model.rollout(Latent(tokens, proprio), actions[:, :0], actions)
+    sensed = []
+    for index, member in enumerate(model.predictor.members):
+        alone.predictor.load_state_dict(member.state_dict())
+        start = Latent(tokens[:, :, index : index + 1], proprio)
+        expected = alone.rollout(start, actions[:, :0], actions)
+        torch.testing.assert_close(found.visual[:, :, index], expected.visual[:, :, 0])
+        sensed.append(expected.proprio)
+    torch.testing.assert_close(found.proprio, torch.stack(sensed).mean(0))
+    assert not torch.allclose(sensed[0], sensed[1])
+
+
+def test_an_ensemble_costs_its_mean_and_its_variance(make_model: Any) -> None:
+    model = make_model(ensemble_size=3)
+    pixels = torch.randint(256, (5, SIZE, SIZE, 3), generator=torch.Generator().manual_seed(0))
+    goal = model.encode(pixels.byte(), torch.zeros(5, 2))
+    assert goal.visual.shape == (5, 3, 4)
+    torch.testing.assert_close(goal.visual[:, :1].expand(-1, 3, -1), goal.visual)
+    predicted = torch.randn(5, 1, 3, 4, generator=torch.Generator().manual_seed(1))
+    cost = GoalObjective()(Latent(predicted, goal.proprio[:, None]), goal)
+    mean = (predicted.mean(2)[:, 0] - goal.visual[:, 0]).square().mean(1)
+    spread = predicted.var(2, correction=0).mean((1, 2))
+    torch.testing.assert_close(cost, mean + spread)
+    assert model.decode(goal).shape == (5, SIZE, SIZE, 3)
+    with pytest.raises(ValueError, match="ensemble_size must be an integer of at least 1"):
+        make_model(ensemble_size=0)
 
 
 def test_one_weight_that_is_trained_has_its_gradient(make_model: Any) -> None:

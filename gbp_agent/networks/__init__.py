@@ -4,6 +4,7 @@ from .blur import gaussian_blur
 from .decoder import ConvDecoder, LinearDecoder
 from .distance import distance_transform
 from .encoder import ChamferEncoder, ConvEncoder, LinearEncoder, darkness
+from .ensemble import EnsemblePredictor
 from .initialize import initialize
 from .initializer import PlanInitializer
 from .predictor import MLPPredictor
@@ -13,6 +14,7 @@ __all__ = [
     "ChamferEncoder",
     "ConvDecoder",
     "ConvEncoder",
+    "EnsemblePredictor",
     "LinearDecoder",
     "LinearEncoder",
     "MLPPredictor",

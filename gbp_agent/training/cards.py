@@ -78,6 +78,8 @@ def model_card(
         predictor, what, width = "a frame-causal transformer", "tokens", model.token_width
     elif isinstance(config, CompactConfig):
         kind = _COMPACT.format(how=_HOW[config.encoder], **vars(config))
+        if config.ensemble_size > 1:
+            predictor = f"an ensemble of {config.ensemble_size} residual MLPs"
         what, width = "visual latent", config.latent_dim
     else:
         kind = _STATE.format(**vars(config))
