@@ -168,6 +168,13 @@ def test_evaluate(open_loop: bool, run: Any, wall: Path) -> None:
         assert report.planning.decisions == 2
 
 
+def test_evaluate_goes_on_after_a_success(run: Any) -> None:
+    arguments = ["--agent", "no-op", "--env-id", "gbp/Wall-v0", "--episodes", 1]
+    run("evaluate", *arguments, "--continuing")
+    report = EvaluationReport.from_json("results/wall-v0-no-op-continuing.json")
+    assert report.env_kwargs == {"continuing_task": True}
+
+
 def test_evaluate_with_other_settings(run: Any, wall: Path) -> None:
     arguments = ["--agent", wall, "--planner", "cem", "--episodes", 1, "--seed", 100_000]
     settings = ["cem.iterations=3", "cem.samples=20", "cem.elites=2", "cem.init=zeros"]
@@ -333,22 +340,27 @@ def test_reproduce_takes_shipped_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("open_loop", "goal_steps", "given"),
+    ("open_loop", "goal_steps", "continuing", "given"),
     [
-        (False, None, {}),
-        (True, None, {"max_episode_steps": 4}),
-        (False, 7, {"goal_steps": 7, "max_episode_steps": 14}),
-        (True, 7, {"goal_steps": 7, "max_episode_steps": 4}),
+        (False, None, False, {}),
+        (False, None, True, {"continuing_task": True}),
+        (True, None, False, {"max_episode_steps": 4}),
+        (False, 7, False, {"goal_steps": 7, "max_episode_steps": 14}),
+        (True, 7, False, {"goal_steps": 7, "max_episode_steps": 4}),
     ],
 )
 def test_reproduce_with_other_goals(
-    open_loop: bool, goal_steps: int | None, given: dict[str, int], make_model: Any
+    open_loop: bool,
+    goal_steps: int | None,
+    continuing: bool,
+    given: dict[str, Any],
+    make_model: Any,
 ) -> None:
     play = runpy.run_path(str(FOLDER / "candidates.py"))["play"]
-    calls: list[dict[str, int]] = []
+    calls: list[dict[str, Any]] = []
     play.__globals__["evaluate"] = lambda *_, **kwargs: calls.append(kwargs)
     agent = WorldModelMPCAgent(make_model(frameskip=2), config=MPCConfig(horizon=2))
-    play(agent, 3, open_loop, goal_steps)
+    play(agent, 3, open_loop, goal_steps, continuing)
     assert calls == [given]
 
 
@@ -365,6 +377,22 @@ def test_reproduce_with_another_horizon(
     assert agent.config == MPCConfig(
         horizon=steps, execute=steps if whole else 1, proposals=7, precision=agent.config.precision
     )
+
+
+def test_reproduce_plans_as_far_as_a_model_says(
+    wall: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Farther where a plan is acted out, if it says so."""
+    model, planning = load_checkpoint(wall)
+    planning = {**planning, "mpc": {"horizon": 2}, "open_loop": {"mpc.horizon": 4}}
+    save_checkpoint(tmp_path / "wall", model, planning=planning)
+    monkeypatch.chdir(tmp_path)
+    found = runpy.run_path(str(FOLDER / "candidates.py"))["Candidates"](tmp_path, tmp_path)
+    for open_loop, horizon in ((False, 2), (True, 4)):
+        for column in found.columns("wall", open_loop).values():
+            agent = found.agent("wall", "base", column.planner, open_loop, **column.mpc)
+            assert agent.config.horizon == horizon
+            assert agent.config.execute == (horizon if open_loop else 1)
 
 
 @pytest.mark.parametrize("option", ["goal_steps", "horizon", "seed"])
