@@ -7,6 +7,7 @@ from typing import get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .objectives import GoalObjective
 from .planners import GradientPlanner
@@ -95,23 +96,26 @@ def hold_still(
     model: LatentWorldModel,
     objective: Objective,
     config: MPCConfig,
-) -> PlannerResult:
+) -> tuple[PlannerResult, Tensor]:
     """The result with zero actions, and what it costs to stay as it is, in the rows whose plans
-    gain less than the dead band; see MPCConfig. Plans without a finite cost are left.
+    gain less than the dead band; see MPCConfig. Plans without a finite cost are left. Also which
+    rows these are, (B,) bool.
 
     start: Latent (B, T); goal: Latent (B,).
     """
-    present = Latent(*(part[:, -1:].expand(-1, config.horizon, *part.shape[2:]) for part in start))
-    stay = objective(present, goal)
+    stay = objective(staying(start, config.horizon), goal)
     idle = torch.isfinite(result.cost) & (result.cost > stay - config.dead_band)
     frameskip = model.config.frameskip
     zeros = torch.zeros(1, frameskip, model.config.action_dim, device=model.device)
     still = model.action_normalizer.to_model(zeros, frameskip)
-    return replace(
-        result,
-        model_actions=torch.where(idle[:, None, None], still, result.model_actions),
-        cost=torch.where(idle, stay, result.cost),
-    )
+    actions = torch.where(idle[:, None, None], still, result.model_actions)
+    cost = torch.where(idle, stay, result.cost)
+    return replace(result, model_actions=actions, cost=cost), idle
+
+
+def staying(start: Latent, horizon: int) -> Latent:
+    """The last frame of Latent (B, T) so many times: Latent (B, H)."""
+    return Latent(*(part[:, -1:].expand(-1, horizon, *part.shape[2:]) for part in start))
 
 
 def planner_from_network(

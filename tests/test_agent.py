@@ -37,6 +37,7 @@ from gbp_agent import (
     evaluate,
 )
 from gbp_agent.normalize import ActionNormalizer
+from gbp_agent.world_model import join
 
 QUICK = {
     "gradient": GradientPlanner(GradientConfig(steps=3, restarts=2)),
@@ -730,6 +731,9 @@ def test_a_dead_band_holds_back_plans_that_gain_little(
     assert np.abs(held.actions[idle]).max() < 1e-6
     np.testing.assert_array_equal(held.actions[~idle], plan.actions[~idle])
     torch.testing.assert_close(held.cost, torch.where(torch.from_numpy(idle), stay, cost))
+    frames = join(held.predicted)
+    torch.testing.assert_close(frames[idle], join(here)[idle].expand_as(frames[idle]))
+    torch.testing.assert_close(frames[~idle], join(plan.predicted)[~idle])
 
 
 def test_a_dead_band_that_is_none() -> None:
