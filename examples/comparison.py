@@ -70,6 +70,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rope": PUSHES,
     # Half the steps, of two predictors.
     "granular": {**PUSHES, "steps": 2000},
+    "granular-linear": PUSHES,
 }
 SETTINGS["pusht-small"] = {
     "mirrors": True,
@@ -98,11 +99,12 @@ STEPS_FROM_ZEROS = 100
 LONG = {"steps": 100, "restarts": 16, "halvings": 0, "proposals": None}
 LONG_PROPOSALS = 2048
 # The best on validation episodes: of 1, 10, 100 and 1000 on PushT, 0.1, 0.3, 1, 10 and 100 on Rope,
-# 0.1, 1 and 10 on Granular, and 0.1, 1, 10 and 100 on wall-patch and pusht-patch; not searched for
-# elsewhere.
+# 0.1, 1 and 10 on granular-linear, and 0.1, 1, 10 and 100 on wall-patch and pusht-patch; not
+# searched for elsewhere.
 GRADIENT_DESCENT_RATE = {
     **dict.fromkeys(SETTINGS, 10.0),
     "rope": 0.3,
     "granular": 1.0,
+    "granular-linear": 1.0,
     "wall-patch": 1.0,
 }

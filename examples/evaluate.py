@@ -82,7 +82,7 @@ class Args:
     """Folder of the JSON and CSV files."""
     table: bool = False
     """Run every task with every agent of ROWS in this file and print the table; `agent`,
-    `planner`, `env_id`, `open_loop` and `execute` are then unused."""
+    `planner`, `env_id`, `open_loop`, `continuing` and `execute` are then unused."""
 
 
 def evaluate_one(args: Args, name: str = "") -> Section:
@@ -171,7 +171,7 @@ def table(args: Args) -> list[Section]:
             agent = planner if planner in BLIND else task
             one = replace(
                 args, agent=agent, planner=planner, env_id=env_id, open_loop=open_loop,
-                execute=None, video=None,
+                continuing=False, execute=None, video=None,
             )  # fmt: skip
             file = args.out / f"{name}.json"
             sections.append(read_one(one, file) if file.exists() else evaluate_one(one, name))

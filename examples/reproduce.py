@@ -31,7 +31,7 @@ import gbp_envs  # noqa: F401  (registers gbp/…)
 import numpy as np
 import torch
 import tyro
-from candidates import Candidates, play
+from candidates import Candidates, Column, play
 from comparison import GRADIENT_DESCENT_RATE, METHODS, RADII, SETTINGS, TUNED
 from pretrain import TASKS
 
@@ -177,10 +177,10 @@ def make_table(args: Args, task: str) -> None:
 def make_gap(args: Args, task: str) -> None:
     data = args.candidates.dataset(task)
     ledger = Ledger(args.out / "gap.json")
-    planner = args.candidates.columns(task)["adam"].planner
+    column = args.candidates.columns(task, open_loop=True)["adam"]
     with Simulator(TASKS[task]["data"]["env_id"], os.cpu_count() or 1) as simulator:
         for model in args.models_of(task):
-            agent = args.candidates.agent(task, model, planner, whole=True)
+            agent = acting_agent(args, task, model, column)
             windows = data.windows(
                 agent.config.horizon + 1, agent.model.config.frameskip, data.split()[1]
             )
@@ -241,13 +241,19 @@ def make_plans(args: Args, task: str) -> None:
             ledger.add(f"{task} {model} {name}", measure)
 
 
+def acting_agent(args: Args, task: str, model: str, column: Column) -> WorldModelMPCAgent:
+    """Acts every plan out whole, however little it promises."""
+    mpc = {**column.mpc, "dead_band": 0.0}
+    return args.candidates.agent(task, model, column.planner, whole=True, **mpc)
+
+
 def expert_problems(
     args: Args, task: str, model: str, count: int
 ) -> tuple[WorldModelMPCAgent, dict[str, np.ndarray], torch.Tensor]:
     """An agent, the problems that held-out windows of the data pose, the same for all models, and
     the expert's plans for them (count, H, M)."""
-    data, planner = args.candidates.dataset(task), args.candidates.columns(task)["adam"].planner
-    agent = args.candidates.agent(task, model, planner, whole=True)
+    data, column = args.candidates.dataset(task), args.candidates.columns(task, True)["adam"]
+    agent = acting_agent(args, task, model, column)
     frameskip = agent.model.config.frameskip
     windows = data.windows(agent.config.horizon + 1, frameskip, data.split()[1])
     window = windows.batch(np.random.default_rng(0).integers(len(windows), size=count))
@@ -290,7 +296,8 @@ def make_ablations(args: Args, task: str) -> None:
 
     def add(name: str, model: str, planner: Planner, open_loop: bool = False) -> None:
         def measure() -> dict[str, Any]:
-            agent = args.candidates.agent(task, model, planner, open_loop)
+            mpc = args.candidates.columns(task, open_loop)["adam"].mpc
+            agent = args.candidates.agent(task, model, planner, open_loop, **mpc)
             return play(agent, ABLATION_EPISODES, open_loop, seed=ABLATION_SEED).summary()
 
         ledger.add(f"{task} {name}", measure)

@@ -43,7 +43,7 @@ class CompactConfig(VectorConfig):
     encoder_width, keypoints: see ConvEncoder.
     decoder_width: see ConvDecoder. decoder_proprio: whether it is given the proprioception, so that
     the visual latent can be of everything else.
-    ensemble_size: K, predictors that each learn and predict by themselves, so that plans cost more
+    ensemble_size: K, predictors that each go on from their own predictions, so that plans cost more
     where they do not agree; see EnsemblePredictor. Training and planning take K times as long.
     """
 

@@ -102,7 +102,7 @@ def evaluate(
         num_envs=len(rows),
         episodes=sorted(played, key=lambda episode: episode.seed),
         planning=meter.summary(),
-        env_steps_per_second=sum(e.steps for e in played) / sum(r.seconds for r in rows),
+        env_steps_per_second=sum(r.stepped for r in rows) / sum(r.seconds for r in rows),
         seconds=seconds,
         settings=settings() if callable(settings) else {},
         machine=machine(),
@@ -115,7 +115,7 @@ class _Row:
 
     def __init__(self, env: gym.Env):
         self.env = env
-        self.seconds = 0.0
+        self.seconds, self.stepped = 0.0, 0  # of all its episodes
         self.over = True
 
     def reset(self, seed: int) -> None:
@@ -133,6 +133,7 @@ class _Row:
         self.observation, reward, terminated, truncated, info = self.env.step(action)
         self.seconds += time.perf_counter() - begun
         self.steps += 1
+        self.stepped += 1
         self.total += float(reward)
         self.distance = float(info.get("distance", math.nan))
         if info.get("is_success", False) and not self.reached:

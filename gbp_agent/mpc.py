@@ -36,7 +36,8 @@ class MPCConfig:
     takes minutes, which steps that are hardly faster do not pay back within an episode.
     dead_band: ≥ 0, in units of the objective; a plan is acted out only if it costs less by at least
     so much than if every frame stayed like the present one. Otherwise the agent does nothing, by
-    zero actions, until its next plan, which may start from other proposals. As a distance is
+    zero actions, until its next plan. That goes on from doing nothing and is another one only where
+    it may start from other proposals, which it may unless the model has keys. As a distance is
     squared, a prediction's mean squared error is what the frame that comes true costs more on
     average than the predicted one: a smaller gain is none. 0 acts every plan out; anything else is
     for envs whose zero action changes nothing.

@@ -11,7 +11,7 @@ Dimension letters, used in every shape of every docstring:
     A  numbers in one environment action
     M  F·A, numbers in one model action
     T  history: frames that the model sees
-    P  tokens per frame (1 for a compact model)
+    P  tokens per frame (1 for a compact model, K for an ensemble of K)
     D  width of a token
     E  width of the proprioceptive part of a latent
 
@@ -138,7 +138,9 @@ class Plan:
     model_actions: (B, H, M).
     rollout: rolls the plan out through the model; `predicted` calls it.
     goal: Latent with leading shape (B,).
-    cost: (B,), cost_trace: (I, B).
+    cost: (B,), cost_trace: (I, B). In rows that the dead band holds back (see MPCConfig) the plan
+        is to do nothing, cost is that of staying as it is, which is what is predicted, and the
+        trace is of what was found.
     evaluations, gradient_steps: per problem, as in PlannerResult, or their means where some rows
         go on with a plan and others do not.
     seconds: wall-clock time of encoding and planning for the whole batch.
