@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -120,6 +121,25 @@ def test_known_figures(num_envs: int, cuttable: bool) -> None:
     if cuttable:
         assert report.planning.decisions == 40  # one per step: rows that are done cost nothing
         assert agent.longest == 10  # of an episode: the right rows are cut and restarted
+
+
+def test_episodes_that_go_on_after_a_success(monkeypatch: Any) -> None:
+    """How long a success took and how it ended are kept apart, and all steps are timed."""
+
+    class EndlessEnv(CountdownEnv):
+        def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+            observation, reward, _, truncated, info = super().step(action)
+            return observation, reward, False, truncated, info
+
+    monkeypatch.setattr(gym.registry["Countdown-v0"], "entry_point", EndlessEnv)
+    clock = iter(range(1000))
+    watch = SimpleNamespace(perf_counter=lambda: next(clock))
+    monkeypatch.setattr(sys.modules["gbp_agent.evaluate"], "time", watch)
+    report = evaluate(Counter(), "Countdown-v0", 4, num_envs=2, progress=False)
+    assert [e.steps for e in report.episodes] == [1, 2, 3, 4]
+    assert [e.distance for e in report.episodes] == [-9, -8, -7, -6]
+    assert report.success_rate == 1.0
+    assert report.env_steps_per_second == 40 / 44  # a second for each step and reset
 
 
 def test_seed_shifts_the_episodes_and_kwargs_reach_make() -> None:
