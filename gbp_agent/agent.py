@@ -27,7 +27,7 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .goals import GoalLatents, same_goal
 from .graphs import CostGraphs
 from .hub import default_card, upload
-from .mpc import MPCConfig, hold_still, planner_from_network, staying, uses_cuda_graphs
+from .mpc import MPCConfig, expected_frames, hold_still, planner_from_network, uses_cuda_graphs
 from .objectives import GoalObjective
 from .observations import ObservationKeys, check_observation
 from .planners import make_planner
@@ -470,7 +470,7 @@ class WorldModelMPCAgent:
         return Plan(
             actions=np.clip(actions, low, high).astype(np.float32),
             model_actions=result.model_actions,
-            rollout=partial(_predict, model, start, past, result.model_actions, idle),
+            rollout=partial(expected_frames, model, start, past, result.model_actions, idle),
             goal=goal,
             cost=result.cost,
             cost_trace=result.cost_trace,
@@ -484,19 +484,8 @@ def _rows(latent: Latent, rows: Tensor) -> Latent:
     return Latent(*(part[rows] for part in latent))
 
 
-# Functions, since a bound method that an agent keeps would keep the agent, and a GPU's memory with
+# A function, since a bound method that an agent keeps would keep the agent, and a GPU's memory with
 # it, until the next collection of cycles.
-
-
-@torch.no_grad()
-def _predict(
-    model: LatentWorldModel, start: Latent, past: Tensor, plans: Tensor, idle: Tensor
-) -> Latent:
-    """The frames that are expected of plans (B, H, M): the model's, or where nothing is done,
-    idle (B,), the present one."""
-    frames = model.rollout(start, past, plans)
-    parts = zip(frames, staying(start, plans.shape[1]), strict=True)
-    return Latent(*(torch.where(idle.view(-1, *[1] * (f.dim() - 1)), s, f) for f, s in parts))
 
 
 def _encode(

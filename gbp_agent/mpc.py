@@ -1,4 +1,5 @@
-"""How plans become actions: settings, and whether planner and model fit them."""
+"""How plans become actions: settings, whether planner and model fit them, and which plans are not
+worth acting out."""
 
 from __future__ import annotations
 
@@ -112,6 +113,17 @@ def hold_still(
     actions = torch.where(idle[:, None, None], still, result.model_actions)
     cost = torch.where(idle, stay, result.cost)
     return replace(result, model_actions=actions, cost=cost), idle
+
+
+@torch.no_grad()
+def expected_frames(
+    model: LatentWorldModel, start: Latent, past: Tensor, plans: Tensor, idle: Tensor
+) -> Latent:
+    """The frames that are expected of plans (B, H, M): the model's, or where nothing is done,
+    idle (B,), the present one."""
+    frames = model.rollout(start, past, plans)
+    parts = zip(frames, staying(start, plans.shape[1]), strict=True)
+    return Latent(*(torch.where(idle.view(-1, *[1] * (f.dim() - 1)), s, f) for f, s in parts))
 
 
 def staying(start: Latent, horizon: int) -> Latent:
