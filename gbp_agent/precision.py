@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .networks.linear import can_pack
+
 Precision = Literal["auto", "bf16", "fp32"]
 
 
@@ -25,7 +27,8 @@ def uses_bfloat16(precision: Precision, device: torch.device | str) -> bool:
 
 def cast_weights(module: nn.Module, device: torch.device) -> dict[str, Tensor]:
     """Weights of the module's linear layers as autocast takes them, by their names in the module,
-    to be given to `torch.func.functional_call`; none where autocast is off.
+    to be given to `torch.func.functional_call`; none where autocast is off, or of layers that keep
+    them themselves.
 
     Autocast casts weights that are not trained anew in every call.
     """
@@ -35,6 +38,6 @@ def cast_weights(module: nn.Module, device: torch.device) -> dict[str, Tensor]:
     return {
         f"{name}.{kind}": weight.to(dtype)
         for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear)
+        if isinstance(layer, nn.Linear) and not can_pack(layer.weight, dtype)
         for kind, weight in layer.named_parameters()
     }

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .linear import Linear
+
 
 class ActionEmbedding(nn.Module):
     """An MLP of the action's numbers beside their sines and cosines at so many octaves.
@@ -26,11 +28,11 @@ class ActionEmbedding(nn.Module):
         octaves = math.pi / 4 * 2.0 ** torch.arange(frequencies)
         self.register_buffer("octaves", octaves, persistent=False)
         self.layers = nn.Sequential(
-            nn.Linear(action_dim * (1 + 2 * frequencies), width),
+            Linear(action_dim * (1 + 2 * frequencies), width),
             nn.GELU(),
-            nn.Linear(width, width),
+            Linear(width, width),
             nn.GELU(),
-            nn.Linear(width, width),
+            Linear(width, width),
         )
 
     octaves: Tensor

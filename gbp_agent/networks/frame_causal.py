@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .linear import Linear
+
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values (N, heads, c·P, d) of c frames."""
 
@@ -59,8 +61,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.norm = nn.LayerNorm(width)
-        self.to_qkv = nn.Linear(width, 3 * heads * head_width, bias=False)
-        self.out = nn.Linear(heads * head_width, width)
+        self.to_qkv = Linear(width, 3 * heads * head_width, bias=False)
+        self.out = Linear(heads * head_width, width)
         self.drop = nn.Dropout(dropout)
 
     def forward(
@@ -124,10 +126,10 @@ class FrameCausalViT(nn.Module):
         self.mlp = nn.ModuleList(
             nn.Sequential(
                 nn.LayerNorm(width),
-                nn.Linear(width, mlp_width),
+                Linear(width, mlp_width),
                 nn.GELU(),
                 nn.Dropout(dropout),
-                nn.Linear(mlp_width, width),
+                Linear(mlp_width, width),
                 nn.Dropout(dropout),
             )
             for _ in range(depth)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from .actions import ActionEmbedding
 from .frozen_unroll import Layers, frozen_unroll
+from .linear import unchanged
 
 
 class MLPPredictor(nn.Module):
@@ -79,11 +80,18 @@ class MLPPredictor(nn.Module):
         Without training, that is where no weight wants a gradient, this is several times as fast,
         and can be differentiated once only.
         """
-        layers = Layers.of(self._latent_weight, self.blocks, self.output)
-        autocast = torch.is_autocast_enabled(latents.device.type)
-        if latents.shape[1] == 1 and layers.frozen() and not autocast:
-            return frozen_unroll(latents[:, 0], embedded_actions + self.input.bias, layers)
-        return self.unroll_by_modules(latents, embedded_actions)
+        weights = [self.input.weight, *self.blocks.parameters(), *self.output.parameters()]
+        if (
+            latents.shape[1] > 1
+            or torch.compiler.is_compiling()
+            or torch.is_autocast_enabled(latents.device.type)
+            or any(weight.requires_grad for weight in weights)
+        ):
+            return self.unroll_by_modules(latents, embedded_actions)
+        layers = unchanged(
+            self, weights, lambda: Layers.of(self._latent_weight, self.blocks, self.output)
+        )
+        return frozen_unroll(latents[:, 0], embedded_actions + self.input.bias, layers)
 
     def unroll_by_modules(self, latents: Tensor, embedded_actions: Tensor) -> Tensor:
         """The same, always as PyTorch's modules compute and differentiate it."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from .blur import gaussian_blur
 from .frame_causal import FrameCausalViT, KeysValues
+from .linear import Linear
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 Placement = Literal["concat", "tokens"]
@@ -159,7 +160,7 @@ class PatchPredictor(nn.Module):
     ):
         super().__init__()
         self.token_width, self.placement = token_width, placement
-        self.action_embedding = nn.Linear(model_action_dim, action_width)
+        self.action_embedding = Linear(model_action_dim, action_width)
         concat = placement == "concat"
         width = token_width + proprio_width + action_width if concat else token_width
         self.carried = width - action_width if concat else width
@@ -173,9 +174,9 @@ class PatchPredictor(nn.Module):
             mlp_width,
             dropout,
         )
-        self.change: nn.Linear | None = None
+        self.change: Linear | None = None
         if residual:
-            self.change = nn.Linear(width, self.carried)
+            self.change = Linear(width, self.carried)
             nn.init.zeros_(self.change.weight)
             nn.init.zeros_(self.change.bias)
 

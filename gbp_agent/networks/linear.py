@@ -1,0 +1,132 @@
+"""Linear layers whose weights stay as they are, for the planner's inner loop on a processor.
+
+A planner multiplies by the same weights thousands of times. oneDNN can bring them into the order
+in which its kernels read them, once; PyTorch itself does so only in compiled programs, and for
+float32 calls MKL, which for the few rows of a gradient step spends most of its time on that, and
+on processors that are not Intel's makes no use of AVX-512.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+Made = TypeVar("Made")
+_made: WeakKeyDictionary[nn.Module, tuple[Any, Any]] = WeakKeyDictionary()
+# oneDNN takes some 10 µs to begin with, in which MKL has multiplied as many numbers.
+_FEW_PRODUCTS = 600_000
+_DTYPES = (torch.float32, torch.bfloat16)
+_X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+
+def can_pack(weight: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether oneDNN multiplies by this weight, or by it in that type. Not by one that was made in
+    inference mode, whose changes are not counted."""
+    kind = dtype or weight.dtype
+    known = weight.device.type == "cpu" and kind in _DTYPES and not weight.is_inference()
+    return known and _enabled()
+
+
+def _enabled() -> bool:
+    """Whether oneDNN may be used; `torch.backends.mkldnn.flags(enabled=False)` forbids it."""
+    return _X86 and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+
+
+class FrozenLinear:
+    """x → x Wᵀ + b, and the gradient of x, for a weight that is not trained.
+
+    Args:
+        weight: W (out, in), whose later changes are not seen; float32 or bfloat16 on a processor is
+            packed, each way at its first use.
+        bias: (out,), or none.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        self.weight = weight.detach()
+        self.bias = None if bias is None else bias.detach()
+        self._packs = can_pack(weight)
+        self._forth: Tensor | None = None
+        self._back: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., in) → (..., out)."""
+        if not self._packs or x.numel() * len(self.weight) < _FEW_PRODUCTS:
+            return F.linear(x, self.weight, self.bias)
+        if self._forth is None:
+            self._forth = _pack(self.weight)
+        return _product(x, self._forth, self.bias)
+
+    def back(self, gradient: Tensor) -> Tensor:
+        """The gradient of what came out (..., out) → that of x, (..., in)."""
+        if not self._packs or gradient.numel() * self.weight.shape[1] < _FEW_PRODUCTS:
+            return gradient @ self.weight
+        if self._back is None:
+            self._back = _pack(self.weight.t())
+        return _product(gradient, self._back, None)
+
+
+class Linear(nn.Linear):
+    """nn.Linear; where it is not trained, on a processor, a FrozenLinear, which is faster and can
+    be differentiated once only. Under autocast it is kept in that type as well."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # a compiled program packs weights itself
+            return super().forward(input)
+        weights = [self.weight] if self.bias is None else [self.weight, self.bias]
+        dtype, kind = self.weight.dtype, input.device.type
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+        trained = any(weight.requires_grad for weight in weights)
+        if trained or not can_pack(self.weight, dtype):
+            return super().forward(input)
+        frozen = unchanged(
+            self, weights, lambda: FrozenLinear(*(w.to(dtype) for w in weights)), dtype
+        )
+        found: Tensor = _Apply.apply(input, frozen, dtype)
+        return found
+
+
+def unchanged(
+    module: nn.Module, weights: Sequence[Tensor], make: Callable[[], Made], *of: Any
+) -> Made:
+    """What `make` made of these weights of the module, until one of them or of the other things
+    that it depends on changes.
+
+    PyTorch counts changes in place, but not those of `weight.data`, which are not seen.
+    """
+    if any(weight.is_inference() for weight in weights):
+        return make()
+    now = (*((weight.data_ptr(), weight._version) for weight in weights), *of, _enabled())
+    found = _made.get(module)
+    if found is None or found[0] != now:
+        found = _made[module] = (now, make())
+    return found[1]  # type: ignore[no-any-return]
+
+
+class _Apply(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, frozen: FrozenLinear, dtype: torch.dtype) -> Tensor:
+        ctx.frozen, ctx.dtype = frozen, x.dtype
+        return frozen(x.to(dtype))
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.frozen.back(gradient).to(ctx.dtype), None, None
+
+
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return packed
+
+
+def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
+    return found
