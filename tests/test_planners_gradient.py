@@ -13,25 +13,26 @@ from torch import Tensor
 
 from gbp_agent.planners import GradientConfig, GradientPlanner
 from gbp_agent.planners.common import take_samples
-from gbp_agent.planners.optimizers import OPTIMIZERS
+from gbp_agent.planners.optimizers import BETAS, OPTIMIZERS
 from gbp_agent.types import PlannerResult
 
 
+@pytest.mark.parametrize("betas", [BETAS, (0.5, 0.8)])
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
-def test_optimizers_equal_those_of_torch(optimizer: str) -> None:
+def test_optimizers_equal_those_of_torch(optimizer: str, betas: tuple[float, float]) -> None:
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(2, 3, H, M, generator=generator, dtype=torch.float64)
     reference = points.clone().requires_grad_(True)
     theirs: torch.optim.Optimizer = {
         "sgd": lambda p: torch.optim.SGD(p, lr=0.2),
         "momentum": lambda p: torch.optim.SGD(p, lr=0.2, momentum=0.9),
-        "adam": lambda p: torch.optim.Adam(p, lr=0.2),
-        "adamw": lambda p: torch.optim.AdamW(p, lr=0.2),
+        "adam": lambda p: torch.optim.Adam(p, lr=0.2, betas=betas),
+        "adamw": lambda p: torch.optim.AdamW(p, lr=0.2, betas=betas),
     }[optimizer]([reference])
     moments = (torch.zeros_like(points), torch.zeros_like(points))
     for step in range(1, 21):
         gradient = torch.randn(points.shape, generator=generator, dtype=torch.float64)
-        OPTIMIZERS[optimizer](points, gradient, moments, step, 0.2)
+        OPTIMIZERS[optimizer](points, gradient, moments, step, 0.2, betas)
         reference.grad = gradient.clone()
         theirs.step()
         torch.testing.assert_close(points, reference.detach(), rtol=1e-13, atol=1e-14)
@@ -46,6 +47,20 @@ def test_a_huge_learning_rate_does_no_harm(optimizer: str) -> None:
         result = run(GradientPlanner(config), problem.cost, low=-bound, high=bound)
         assert bool((result.cost <= zeros).all())
         assert bool(torch.isfinite(result.model_actions).all())
+
+
+def test_the_betas_are_adams() -> None:
+    """Without memory of earlier gradients each step goes the learning rate far, along its sign."""
+    steps = []
+
+    def cost(actions: Tensor) -> Tensor:
+        steps.append(actions.detach().clone())
+        return (actions - 1).pow(4).sum(dim=(-2, -1))
+
+    settings = {"learning_rate": 0.25, "steps": 6, "noise_std": 0.0, "init": "zeros"}
+    run(GradientPlanner(GradientConfig(beta1=0.0, beta2=0.0, **settings)), cost)  # type: ignore[arg-type]
+    for number, actions in enumerate(steps[:4]):
+        torch.testing.assert_close(actions, torch.full_like(actions, 0.25 * number))
 
 
 def test_the_final_point_is_evaluated() -> None:

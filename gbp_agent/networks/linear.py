@@ -8,6 +8,7 @@ on processors that are not Intel's makes no use of AVX-512.
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -16,12 +17,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 Made = TypeVar("Made")
 _made: WeakKeyDictionary[nn.Module, tuple[Any, Any]] = WeakKeyDictionary()
 # oneDNN takes some 10 µs to begin with, in which MKL has multiplied as many numbers.
-_FEW_PRODUCTS = 600_000
+_FEW_PRODUCTS = 500_000
 _DTYPES = (torch.float32, torch.bfloat16)
 _X86 = platform.machine().lower() in ("x86_64", "amd64")
 
@@ -49,26 +49,29 @@ class FrozenLinear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
-        self.weight = weight.detach()
-        self.bias = None if bias is None else bias.detach()
-        self._packs = can_pack(weight)
+        self._weight, self._turned = weight.detach(), weight.detach().t()
+        self._bias = None if bias is None else bias.detach()
+        self._outputs, self._inputs = weight.shape
+        self._few = _FEW_PRODUCTS if can_pack(weight) else math.inf
         self._forth: Tensor | None = None
         self._back: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(..., in) → (..., out)."""
-        if not self._packs or x.numel() * len(self.weight) < _FEW_PRODUCTS:
-            return F.linear(x, self.weight, self.bias)
+        """(N, in) → (N, out)."""
+        if x.numel() * self._outputs < self._few:
+            if self._bias is None:
+                return torch.mm(x, self._turned)
+            return torch.addmm(self._bias, x, self._turned)
         if self._forth is None:
-            self._forth = _pack(self.weight)
-        return _product(x, self._forth, self.bias)
+            self._forth = _pack(self._weight)
+        return _product(x, self._forth, self._bias)
 
     def back(self, gradient: Tensor) -> Tensor:
-        """The gradient of what came out (..., out) → that of x, (..., in)."""
-        if not self._packs or gradient.numel() * self.weight.shape[1] < _FEW_PRODUCTS:
-            return gradient @ self.weight
+        """The gradient of what came out (N, out) → that of x, (N, in)."""
+        if gradient.numel() * self._inputs < self._few:
+            return torch.mm(gradient, self._weight)
         if self._back is None:
-            self._back = _pack(self.weight.t())
+            self._back = _pack(self._turned)
         return _product(gradient, self._back, None)
 
 
@@ -89,8 +92,8 @@ class Linear(nn.Linear):
         frozen = unchanged(
             self, weights, lambda: FrozenLinear(*(w.to(dtype) for w in weights)), dtype
         )
-        found: Tensor = _Apply.apply(input, frozen, dtype)
-        return found
+        found: Tensor = _Apply.apply(input.to(dtype).flatten(0, -2), frozen)
+        return found.unflatten(0, input.shape[:-1])
 
 
 def unchanged(
@@ -112,14 +115,14 @@ def unchanged(
 
 class _Apply(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, frozen: FrozenLinear, dtype: torch.dtype) -> Tensor:
-        ctx.frozen, ctx.dtype = frozen, x.dtype
-        return frozen(x.to(dtype))
+    def forward(ctx: Any, x: Tensor, frozen: FrozenLinear) -> Tensor:
+        ctx.frozen = frozen
+        return frozen(x)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.frozen.back(gradient).to(ctx.dtype), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.frozen.back(gradient), None
 
 
 def _pack(weight: Tensor) -> Tensor:

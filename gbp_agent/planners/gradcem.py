@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gbp_agent.planners.cem import CEMConfig, CEMPlanner
 from gbp_agent.planners.common import check_count, check_number, cost_and_gradient, evaluate
-from gbp_agent.planners.optimizers import adam_step
+from gbp_agent.planners.optimizers import BETAS, adam_step
 from gbp_agent.types import CostFunction
 
 
@@ -67,6 +67,6 @@ class GradCEMPlanner(CEMPlanner):
         for step in range(1, self.config.gradient_steps + 1):
             costs, gradient = cost_and_gradient(cost, points)
             yield points, costs
-            adam_step(points, gradient, moments, step, self.config.learning_rate)
+            adam_step(points, gradient, moments, step, self.config.learning_rate, BETAS)
             points.clamp_(low, high)
         yield points, evaluate(cost, points)

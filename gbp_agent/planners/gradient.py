@@ -20,7 +20,7 @@ from gbp_agent.planners.common import (
     start_from_proposals,
     take_samples,
 )
-from gbp_agent.planners.optimizers import OPTIMIZERS
+from gbp_agent.planners.optimizers import BETAS, OPTIMIZERS
 from gbp_agent.types import CostFunction, PlannerResult
 
 INITS = ("proposals", "zeros", "normal", "network")
@@ -32,6 +32,9 @@ class GradientConfig:
 
     optimizer: "sgd", "momentum", "adam" or "adamw", with torch.optim's constants (momentum 0.9).
     learning_rate: > 0.
+    beta1, beta2: 0 ≤ β < 1, how much of Adam's and AdamW's first and second moment is kept in a
+        step. The usual ones average over ten and a thousand steps; a search of ten steps goes
+        further with 0.5 and 0.8.
     steps: ≥ 0, gradient steps; 0 returns the best start.
     warm_steps: ≥ 0, gradient steps of warm rows, which go on with a plan that is good already; None
         takes `steps` for them too, and more than `steps` are not taken.
@@ -69,6 +72,8 @@ class GradientConfig:
     warm_restarts: int | None = None
     warm_proposals: int | None = None
     proposals: int | None = None
+    beta1: float = BETAS[0]
+    beta2: float = BETAS[1]
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS, "'adam' is the published one.")
@@ -81,6 +86,8 @@ class GradientConfig:
                 check_count(f"warm_{name}", few, least, "give None to treat all rows alike.")
         if self.proposals is not None:
             check_count("proposals", self.proposals, 0, "give None to look at all.")
+        for name in ("beta1", "beta2"):
+            check_number(name, getattr(self, name), "0.9 and 0.999 are usual.", below=1)
         check_number("init_std", self.init_std, "1 is the spread of model actions.")
         check_count("restarts", self.restarts, 1, "give 1 for a single start.")
         check_count("halvings", self.halvings, 0, "give 0 to keep every restart to the end.")
@@ -143,7 +150,7 @@ class GradientPlanner:
         """Minimise `cost` as `gbp_agent.types.Planner` says; (B, H, M) in and out."""
         check_inputs(initial, warm, proposals, low, high, generator)
         config = self.config
-        update = OPTIMIZERS[config.optimizer]
+        update, betas = OPTIMIZERS[config.optimizer], (config.beta1, config.beta2)
         few, all_warm = self._warm_restarts(), bool(warm.all())
         defaults = self._default_starts(initial, warm, generator).clamp(low, high)
         starts = start_from_proposals(
@@ -184,7 +191,7 @@ class GradientPlanner:
                 kept = costs.argsort(dim=1, stable=True)[:, :restarts]  # hidden ones stay last
                 points, gradient = take_samples(points, kept), take_samples(gradient, kept)
                 moments = (take_samples(moments[0], kept), take_samples(moments[1], kept))
-            update(points, gradient, moments, step + 1, config.learning_rate)
+            update(points, gradient, moments, step + 1, config.learning_rate, betas)
             if config.noise_std > 0:
                 noise = draw_noise(generator, restarts, initial)[: points.shape[1]]
                 points.add_(noise, alpha=config.noise_std)
