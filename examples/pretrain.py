@@ -194,11 +194,27 @@ TASKS: dict[str, dict[str, Any]] = {
             # The dead band is a plan's error on held-out episodes.
             "mpc": {"precision": "auto", "proposals": 256, "horizon": 3, "dead_band": 0.05},
             "objective": {"frames": "all", "base": 6.0, "proprio_weight": 0.0},
-            "planners": {"gradient": {"steps": 30, "restarts": 16, "halvings": 3}},
+            # Few steps from many starts, since a step of few plans takes as long as of several.
+            "planners": {
+                "gradient": {
+                    "steps": 10,
+                    "restarts": 64,
+                    "halvings": 5,
+                    "warm_restarts": 32,
+                    "warm_proposals": 128,
+                    "learning_rate": 0.25,
+                    "beta1": 0.5,
+                    "beta2": 0.8,
+                }
+            },
             "open_loop": {
                 "mpc.horizon": 5,
+                "gradient.steps": 30,
                 "gradient.restarts": 32,
                 "gradient.halvings": 4,
+                "gradient.learning_rate": 0.2,
+                "gradient.beta1": 0.9,
+                "gradient.beta2": 0.999,
             },
         },
     },

@@ -28,6 +28,7 @@ from gbp_agent.planners import (
         (GradientConfig, {"optimizer": "rmsprop"}),
         (GradientConfig, {"learning_rate": 0.0}),
         (GradientConfig, {"learning_rate": math.nan}),
+        (GradientConfig, {"learning_rate": True}),
         (GradientConfig, {"beta1": 1.0}),
         (GradientConfig, {"beta2": -0.1}),
         (GradientConfig, {"steps": -1}),

@@ -45,29 +45,33 @@ def test_predict_is_one_step_of_a_rollout(make_model: Any, substeps: int) -> Non
     torch.testing.assert_close(join(found), expected)
 
 
-@pytest.mark.parametrize(("gated", "frequencies"), [(False, 0), (True, 0), (True, 3)])
+@pytest.mark.parametrize(
+    ("gated", "frequencies", "members"),
+    [(False, 0, 1), (True, 0, 1), (True, 3, 1), (False, 3, 2), (True, 0, 3)],
+)
 @pytest.mark.parametrize("rows", [1, 3, 40])
 def test_fixed_weights_change_nothing_but_the_time(
-    make_model: Any, rows: int, gated: bool, frequencies: int
+    make_model: Any, rows: int, gated: bool, frequencies: int, members: int
 ) -> None:
-    """The written-out backward of a predictor that is not trained is autograd's."""
+    """The written-out backward of predictors that are not trained is autograd's."""
     shape = {"predictor_depth": 2, "gated": gated, "action_frequencies": frequencies}
-    model = make_model(substeps=2, **shape).double()
+    model = make_model(substeps=2, ensemble_size=members, **shape).double()
     generator = torch.Generator().manual_seed(2)
     for weight in model.predictor.parameters():
         weight.data.normal_(std=0.3, generator=generator)
     start, actions = (
-        torch.randn(rows, *shape, generator=generator).double() for shape in ((1, 6), (4, 4))
+        torch.randn(rows, *shape, generator=generator).double()
+        for shape in ((1, 4 * members + 2), (4, 4))
     )
     found = []
     for trained in (True, False):
         model.requires_grad_(trained)
         inputs = [start.clone().requires_grad_(), actions.clone().requires_grad_()]
-        out = model.unroll(split(inputs[0], 4), actions[:, :0], inputs[1])
+        out = model.unroll(split(inputs[0], 4, members), actions[:, :0], inputs[1])
         found.append((out, *torch.autograd.grad(out.sin().sum(), inputs)))
     assert found[1][1].abs().max() > 0.1
     torch.testing.assert_close(found[1], found[0])
-    out = model.unroll(split(inputs[0], 4), actions[:, :0], inputs[1])
+    out = model.unroll(split(inputs[0], 4, members), actions[:, :0], inputs[1])
     (slope,) = torch.autograd.grad(out.square().sum(), inputs[1], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.sum().backward()

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from .frozen_unroll import frozen_unroll
 from .predictor import MLPPredictor
 
 
@@ -38,6 +39,10 @@ class EnsemblePredictor(nn.Module):
     def unroll(self, latents: Tensor, embedded_actions: Tensor) -> Tensor:
         """Latents (N, T, L), oldest first, and the embedded actions of n substeps → the latents
         (N, n, L) after each. n may be of several model steps where T is 1."""
+        members = [member.frozen_layers(latents) for member in self._members()]
+        frozen = [layers for layers in members if layers is not None]
+        if len(frozen) == len(members):
+            return frozen_unroll(latents[:, 0], embedded_actions, frozen)
         found = []
         for embedded in embedded_actions.split(1, 1):
             latents = self._next(latents, embedded)

@@ -7,7 +7,7 @@ latents and of the embedded actions, none of the weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -41,15 +41,16 @@ class Block(NamedTuple):
 class Layers(NamedTuple):
     """An MLPPredictor's layers."""
 
-    input: FrozenLinear  # of latents, without bias
+    input: FrozenLinear  # of latents
     blocks: list[Block]
     output: FrozenLinear  # changes, and the gates' logits if there are any
     width: int
+    latent_width: int
     gated: bool
 
     @classmethod
-    def of(cls, input: Tensor, blocks: nn.ModuleList, output: nn.Linear) -> Layers:
-        """From the input's weight for latents, MLPPredictor's blocks and its output."""
+    def of(cls, input: Tensor, bias: Tensor, blocks: nn.ModuleList, output: nn.Linear) -> Layers:
+        """From the input's weight for latents and its bias, MLPPredictor's blocks and output."""
         found = []
         for block in blocks:
             norm, first, _, second = cast("tuple[Any, ...]", tuple(block.children()))
@@ -61,94 +62,128 @@ class Layers(NamedTuple):
                 )
             )
         width, latent_width = input.shape
-        gated = output.out_features > latent_width
         return cls(
-            FrozenLinear(input), found, FrozenLinear(output.weight, output.bias), width, gated
+            FrozenLinear(input, bias),
+            found,
+            FrozenLinear(output.weight, output.bias),
+            width,
+            latent_width,
+            gated=output.out_features > latent_width,
         )
 
 
-def frozen_unroll(latent: Tensor, embedded: Tensor, layers: Layers) -> Tensor:
-    """Latent (N, L) and the embedded actions of K substeps, input's bias included, (N, K, width) →
-    the latents (N, K, L) after each. Differentiable once, in its first two arguments."""
-    found: Tensor = _Unroll.apply(latent, embedded, layers)
+def frozen_unroll(latent: Tensor, embedded: Tensor, members: Sequence[Layers]) -> Tensor:
+    """Latent (N, L) and the embedded actions of n substeps (N, n, width) → the latents (N, n, L)
+    after each. Differentiable once, in its first two arguments.
+
+    members: one predictor, or the K of an ensemble, whose latents have a token for each and one
+        proprioception, L = K·D + E, and whose embedded actions lie side by side.
+    """
+    found: Tensor = _Unroll.apply(latent, embedded, members)
     return found
 
 
 class _Unroll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, latent: Tensor, embedded: Tensor, layers: Layers) -> Tensor:
-        keep = any(ctx.needs_input_grad)
-        with _threads_for(latent, embedded.shape[-1]):
-            found, kept = _forward(latent, embedded, layers, keep)
-        ctx.layers = layers
-        ctx.save_for_backward(*kept)
+    def forward(ctx: Any, latent: Tensor, embedded: Tensor, members: Sequence[Layers]) -> Tensor:
+        kept: list[Tensor] | None = [] if any(ctx.needs_input_grad) else None
+        count, found = len(members), []
+        with _threads_for(latent, members[0].width):
+            for step in embedded.unbind(1):
+                vectors = [
+                    _forward(vector, mine, layers, kept)
+                    for vector, mine, layers in zip(
+                        _apart(latent, members, 1.0), step.chunk(count, 1), members, strict=True
+                    )
+                ]
+                latent = _together(vectors, latent.shape[1], 1 / count)
+                found.append(latent)
+        ctx.members = members
+        ctx.save_for_backward(*(kept or ()))
         return torch.stack(found, 1)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        with _threads_for(gradient, ctx.layers.width):
-            of_latent, of_embedded = _backward(gradient, ctx.saved_tensors, ctx.layers)
-        return of_latent, torch.stack(of_embedded, 1), None
+        members, kept = ctx.members, reversed(ctx.saved_tensors)
+        count = len(members)
+        of_latent, of_embedded = torch.zeros_like(gradient[:, 0]), []
+        with _threads_for(gradient, members[0].width):
+            for of_found in reversed(gradient.unbind(1)):
+                after = _apart(of_latent + of_found, members, 1 / count)
+                before = [
+                    _backward(vector, layers, kept)
+                    for vector, layers in zip(reversed(after), reversed(members), strict=True)
+                ][::-1]
+                of_latent = _together([vector for vector, _ in before], gradient.shape[2], 1.0)
+                of_embedded += [hidden for _, hidden in reversed(before)]
+        # Back to front, the last member first.
+        steps = torch.stack(of_embedded[::-1], 1)
+        return of_latent, steps.unflatten(1, (-1, count)).flatten(2), None
 
 
-def _forward(
-    latent: Tensor, embedded: Tensor, layers: Layers, keep: bool
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The latents after each substep, and what `_backward` needs if anything is to be kept."""
-    few, width = len(latent) <= _FEW_ROWS, embedded.shape[-1:]
-    found, kept, gated = [], [], layers.gated
-    for step in embedded.unbind(1):
-        hidden = layers.input(latent).add_(step)
-        for (scale, shift, eps), first, second in layers.blocks:
-            normed, mean, rstd = torch.native_layer_norm(hidden, width, scale, shift, eps)
-            inner = first(normed)
-            if keep:
-                kept += [hidden, mean, rstd, inner]
-            active = F.gelu(inner.t()).t() if few else F.gelu(inner)
-            del normed, inner  # so that many plans find their memory in the cache
-            hidden = second(active).add_(hidden)
-            del active
-        change = layers.output(hidden)
-        if gated:
-            if keep:
-                kept.append(change)
-            change = F.glu(change)
-        latent = change.add_(latent)
-        found.append(latent)
-    return found, kept
+def _apart(latent: Tensor, members: Sequence[Layers], share: float) -> list[Tensor]:
+    """Latent (N, K·D + E) → the vectors (N, D + E) of the K members, each with this share of the
+    proprioception."""
+    if len(members) == 1:
+        return [latent]
+    token = (latent.shape[1] - members[0].latent_width) // (len(members) - 1)
+    *tokens, proprio = latent.split(
+        [*[token] * len(members), latent.shape[1] - token * len(members)], 1
+    )
+    return [torch.cat([token, proprio * share], 1) for token in tokens]
 
 
-def _backward(
-    gradient: Tensor, saved: tuple[Tensor, ...], layers: Layers
-) -> tuple[Tensor, list[Tensor]]:
-    """From the gradient of the latents after each substep (N, K, L), those of the first latent and
-    of each substep's embedded actions."""
-    few = len(gradient) <= _FEW_ROWS
+def _together(vectors: list[Tensor], latent_width: int, share: float) -> Tensor:
+    """What `_apart` takes apart, with this share of the sum of the proprioceptions."""
+    if len(vectors) == 1:
+        return vectors[0]
+    token = (latent_width - vectors[0].shape[1]) // (len(vectors) - 1)
+    proprio = torch.stack([vector[:, token:] for vector in vectors]).sum(0) * share
+    return torch.cat([*(vector[:, :token] for vector in vectors), proprio], 1)
+
+
+def _forward(latent: Tensor, step: Tensor, layers: Layers, kept: list[Tensor] | None) -> Tensor:
+    """One substep, (N, L) from (N, L); what `_backward` needs is put behind what is kept."""
+    few, width = len(latent) <= _FEW_ROWS, step.shape[-1:]
+    hidden = layers.input(latent).add_(step)
+    for (scale, shift, eps), first, second in layers.blocks:
+        normed, mean, rstd = torch.native_layer_norm(hidden, width, scale, shift, eps)
+        inner = first(normed)
+        if kept is not None:
+            kept += [hidden, mean, rstd, inner]
+        active = F.gelu(inner.t()).t() if few else F.gelu(inner)
+        del normed, inner  # so that many plans find their memory in the cache
+        hidden = second(active).add_(hidden)
+        del active
+    change = layers.output(hidden)
+    if layers.gated:
+        if kept is not None:
+            kept.append(change)
+        change = F.glu(change)
+    return change.add_(latent)
+
+
+def _backward(of_latent: Tensor, layers: Layers, kept: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+    """From the gradient of the latents after a substep (N, L), which is written over, those of the
+    latents before it and of its embedded actions. kept: what `_forward` kept, last things first."""
+    few = len(of_latent) <= _FEW_ROWS
     width = (layers.width,)  # what torch.ops takes faster than a torch.Size
-    kept = reversed(saved)
-    of_input_alone = [True, False, False]
-    of_latent = torch.zeros_like(gradient[:, 0])
-    of_embedded = []
-    for of_found in reversed(gradient.unbind(1)):
-        of_latent += of_found
-        of_change = _glu_backward(of_latent, next(kept), -1) if layers.gated else of_latent
-        of_hidden = layers.output.back(of_change)
-        for (scale, shift, _), first, second in reversed(layers.blocks):
-            inner, rstd, mean, hidden = next(kept), next(kept), next(kept), next(kept)
-            of_active = second.back(of_hidden)
-            if few:
-                of_inner = _gelu_backward(of_active.t(), inner.t()).t()
-            else:
-                of_inner = _gelu_backward(of_active, inner)
-            of_block, _, _ = _layer_norm_backward(
-                first.back(of_inner),
-                hidden, width, mean, rstd, scale, shift, of_input_alone,
-            )  # fmt: skip
-            of_hidden.add_(of_block)
-        of_embedded.append(of_hidden)
-        of_latent += layers.input.back(of_hidden)
-    return of_latent, of_embedded[::-1]
+    of_change = _glu_backward(of_latent, next(kept), -1) if layers.gated else of_latent
+    of_hidden = layers.output.back(of_change)
+    for (scale, shift, _), first, second in reversed(layers.blocks):
+        inner, rstd, mean, hidden = next(kept), next(kept), next(kept), next(kept)
+        of_active = second.back(of_hidden)
+        if few:
+            of_inner = _gelu_backward(of_active.t(), inner.t()).t()
+        else:
+            of_inner = _gelu_backward(of_active, inner)
+        of_block, _, _ = _layer_norm_backward(
+            first.back(of_inner),
+            hidden, width, mean, rstd, scale, shift, [True, False, False],
+        )  # fmt: skip
+        of_hidden.add_(of_block)
+    return of_latent.add_(layers.input.back(of_hidden)), of_hidden
 
 
 @contextmanager

@@ -80,18 +80,27 @@ class MLPPredictor(nn.Module):
         Without training, that is where no weight wants a gradient, this is several times as fast,
         and can be differentiated once only.
         """
-        weights = [self.input.weight, *self.blocks.parameters(), *self.output.parameters()]
+        layers = self.frozen_layers(latents)
+        if layers is None:
+            return self.unroll_by_modules(latents, embedded_actions)
+        return frozen_unroll(latents[:, 0], embedded_actions, [layers])
+
+    def frozen_layers(self, latents: Tensor) -> Layers | None:
+        """What `frozen_unroll` takes, if these latents (N, T, L) can go through it: one frame, and
+        weights that nobody trains."""
+        weights = [*self.input.parameters(), *self.blocks.parameters(), *self.output.parameters()]
         if (
             latents.shape[1] > 1
             or torch.compiler.is_compiling()
             or torch.is_autocast_enabled(latents.device.type)
             or any(weight.requires_grad for weight in weights)
         ):
-            return self.unroll_by_modules(latents, embedded_actions)
-        layers = unchanged(
-            self, weights, lambda: Layers.of(self._latent_weight, self.blocks, self.output)
+            return None
+        return unchanged(
+            self,
+            weights,
+            lambda: Layers.of(self._latent_weight, self.input.bias, self.blocks, self.output),
         )
-        return frozen_unroll(latents[:, 0], embedded_actions + self.input.bias, layers)
 
     def unroll_by_modules(self, latents: Tensor, embedded_actions: Tensor) -> Tensor:
         """The same, always as PyTorch's modules compute and differentiate it."""

@@ -23,9 +23,10 @@ def check_count(name: str, value: int, minimum: int, remedy: str) -> None:
 def check_number(
     name: str, value: float, remedy: str, *, above: float | None = None, below: float = math.inf
 ) -> None:
-    """Raise ValueError unless `above` < `value` < `below`; without `above`, 0 ≤ `value`."""
+    """Raise ValueError unless `above` < `value` < `below`; without `above`, 0 ≤ `value`. True and
+    False are no numbers."""
     large_enough = value >= 0 if above is None else value > above
-    if not (large_enough and value < below):
+    if isinstance(value, bool) or not (large_enough and value < below):
         lower = "≥ 0" if above is None else f"> {above:g}"
         upper = "finite" if below == math.inf else f"< {below:g}"
         raise ValueError(f"{name} is {value!r}, expected a number {lower} and {upper}; {remedy}")
