@@ -1,6 +1,9 @@
 """Linear layers whose weights stay as they are."""
 
 import copy
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -91,6 +94,53 @@ def test_it_sees_that_its_weights_change(change: str) -> None:
     else:
         layer.weight.data = layer.weight.data + 1
     torch.testing.assert_close(layer(x), before + x.sum(-1, keepdim=True), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.skipif(not can_pack(torch.zeros(1)), reason="nothing is packed here")
+def test_what_was_made_is_forgotten_when_it_is_trained() -> None:
+    """Fused optimisers change weights without PyTorch's counting it."""
+    layer, x = layer_and_rows(*MANY)
+    before = layer(x)
+    layer.requires_grad_(True)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    layer(x).square().sum().backward()
+    optimizer.step()
+    layer.requires_grad_(False)
+    assert not torch.allclose(layer(x), before, atol=0.1)
+    torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias))
+
+
+def test_other_weights_in_the_same_place_are_others() -> None:
+    layer, x = layer_and_rows(*MANY)
+    with torch.autocast("cpu", torch.bfloat16):
+        for value in range(1, 20):
+            layer.weight = None  # type: ignore[assignment]
+            weight = torch.full((128, 160), float(value))
+            layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+            expected = torch.nn.functional.linear(x, layer.weight, layer.bias)
+            torch.testing.assert_close(layer(x), expected, atol=2.0, rtol=0.02)
+            del weight
+
+
+def test_without_bfloat16_in_the_processor() -> None:
+    """oneDNN packs none there; autocast computes in it all the same."""
+    program = (
+        "import torch; from gbp_agent.networks.linear import Linear, can_pack\n"
+        "layer = Linear(160, 128).requires_grad_(False); x = torch.randn(80, 160)\n"
+        "assert not can_pack(layer.weight, torch.bfloat16)\n"
+        "with torch.autocast('cpu', torch.bfloat16): assert layer(x).dtype == torch.bfloat16\n"
+    )
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+
+
+def test_where_nothing_is_packed_it_is_nn_linear() -> None:
+    layer, x = layer_and_rows(*MANY)
+    vector = torch.randn(160)
+    torch.testing.assert_close(layer(vector), layer(vector[None])[0])
+    with pytest.raises(RuntimeError, match="dtype"):
+        layer(x.double())
+    assert Linear(4, 3, device="meta")(torch.zeros(2, 4, device="meta")).shape == (2, 3)
 
 
 @pytest.mark.filterwarnings("ignore:TF32")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 Made = TypeVar("Made")
-_made: WeakKeyDictionary[nn.Module, tuple[Any, Any]] = WeakKeyDictionary()
+_made: WeakKeyDictionary[nn.Module, tuple[Any, Any, list[Tensor]]] = WeakKeyDictionary()
 # oneDNN takes some 10 µs to begin with, in which MKL has multiplied as many numbers.
 _FEW_PRODUCTS = 500_000
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -31,12 +32,19 @@ def can_pack(weight: Tensor, dtype: torch.dtype | None = None) -> bool:
     inference mode, whose changes are not counted."""
     kind = dtype or weight.dtype
     known = weight.device.type == "cpu" and kind in _DTYPES and not weight.is_inference()
-    return known and _enabled()
+    return known and _enabled() and (kind != torch.bfloat16 or _packs_bfloat16())
 
 
 def _enabled() -> bool:
     """Whether oneDNN may be used; `torch.backends.mkldnn.flags(enabled=False)` forbids it."""
     return _X86 and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+
+
+@lru_cache
+def _packs_bfloat16() -> bool:
+    """Whether this processor has what oneDNN asks for to pack bfloat16."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    return bool(supported())
 
 
 class FrozenLinear:
@@ -77,17 +85,15 @@ class FrozenLinear:
 
 class Linear(nn.Linear):
     """nn.Linear; where it is not trained, on a processor, a FrozenLinear, which is faster and can
-    be differentiated once only. Under autocast it is kept in that type as well."""
+    be differentiated once only, not by torch.func. Under autocast it is kept in that type."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # a compiled program packs weights itself
+        if torch.compiler.is_compiling():
             return super().forward(input)
         weights = [self.weight] if self.bias is None else [self.weight, self.bias]
-        dtype, kind = self.weight.dtype, input.device.type
-        if torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
-        trained = any(weight.requires_grad for weight in weights)
-        if trained or not can_pack(self.weight, dtype):
+        dtype = self._frozen_dtype(input, weights)
+        if dtype is None:
+            forget(self)
             return super().forward(input)
         frozen = unchanged(
             self, weights, lambda: FrozenLinear(*(w.to(dtype) for w in weights)), dtype
@@ -95,22 +101,41 @@ class Linear(nn.Linear):
         found: Tensor = _Apply.apply(input.to(dtype).flatten(0, -2), frozen)
         return found.unflatten(0, input.shape[:-1])
 
+    def _frozen_dtype(self, input: Tensor, weights: list[Tensor]) -> torch.dtype | None:
+        """The type to multiply in by a FrozenLinear, or None where there can be none."""
+        if self.weight.device.type != "cpu" or input.device.type != "cpu" or input.dim() < 2:
+            return None
+        dtype = self.weight.dtype
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+        elif input.dtype != dtype:
+            return None
+        trained = any(weight.requires_grad for weight in weights)
+        return None if trained or not can_pack(self.weight, dtype) else dtype
+
 
 def unchanged(
     module: nn.Module, weights: Sequence[Tensor], make: Callable[[], Made], *of: Any
 ) -> Made:
     """What `make` made of these weights of the module, until one of them or of the other things
-    that it depends on changes.
+    that it depends on changes, or `forget` is called.
 
-    PyTorch counts changes in place, but not those of `weight.data`, which are not seen.
+    Changes in place are seen by PyTorch's count of them, which neither those of `weight.data` raise
+    nor fused optimisers; who trains the module in between has it forgotten.
     """
     if any(weight.is_inference() for weight in weights):
         return make()
     now = (*((weight.data_ptr(), weight._version) for weight in weights), *of, _enabled())
     found = _made.get(module)
     if found is None or found[0] != now:
-        found = _made[module] = (now, make())
+        # The weights are held, so that no others can come to lie where they were.
+        found = _made[module] = (now, make(), [weight.detach() for weight in weights])
     return found[1]  # type: ignore[no-any-return]
+
+
+def forget(module: nn.Module) -> None:
+    """Drop what `unchanged` keeps for the module, which is trained or elsewhere now."""
+    _made.pop(module, None)
 
 
 class _Apply(torch.autograd.Function):

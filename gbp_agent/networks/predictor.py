@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from .actions import ActionEmbedding
 from .frozen_unroll import Layers, frozen_unroll
-from .linear import unchanged
+from .linear import forget, unchanged
 
 
 class MLPPredictor(nn.Module):
@@ -89,12 +89,12 @@ class MLPPredictor(nn.Module):
         """What `frozen_unroll` takes, if these latents (N, T, L) can go through it: one frame, and
         weights that nobody trains."""
         weights = [*self.input.parameters(), *self.blocks.parameters(), *self.output.parameters()]
-        if (
-            latents.shape[1] > 1
-            or torch.compiler.is_compiling()
-            or torch.is_autocast_enabled(latents.device.type)
-            or any(weight.requires_grad for weight in weights)
-        ):
+        if torch.compiler.is_compiling() or torch.is_autocast_enabled(latents.device.type):
+            return None
+        if any(weight.requires_grad for weight in weights):
+            forget(self)
+            return None
+        if latents.shape[1] > 1:
             return None
         return unchanged(
             self,
