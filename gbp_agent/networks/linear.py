@@ -1,9 +1,9 @@
 """Linear layers whose weights stay as they are, for the planner's inner loop on a processor.
 
 A planner multiplies by the same weights thousands of times. oneDNN can bring them into the order
-in which its kernels read them, once; PyTorch itself does so only in compiled programs, and for
-float32 calls MKL, which for the few rows of a gradient step spends most of its time on that, and
-on processors that are not Intel's makes no use of AVX-512.
+in which its kernels read them, once; PyTorch itself does so only in compiled programs that freeze
+theirs, and for float32 calls MKL, which for the few rows of a gradient step spends most of its
+time on that, and on processors that are not Intel's makes no use of AVX-512.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ _made: WeakKeyDictionary[nn.Module, tuple[Any, Any, list[Tensor]]] = WeakKeyDict
 # oneDNN takes some 10 µs to begin with, in which MKL has multiplied as many numbers.
 _FEW_PRODUCTS = 500_000
 _DTYPES = (torch.float32, torch.bfloat16)
-_X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
 def can_pack(weight: Tensor, dtype: torch.dtype | None = None) -> bool:
@@ -37,7 +36,20 @@ def can_pack(weight: Tensor, dtype: torch.dtype | None = None) -> bool:
 
 def _enabled() -> bool:
     """Whether oneDNN may be used; `torch.backends.mkldnn.flags(enabled=False)` forbids it."""
-    return _X86 and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    return bool(torch.backends.mkldnn.enabled) and _available()
+
+
+@lru_cache
+def _available() -> bool:
+    """Whether this is x86-64 and a PyTorch that has oneDNN, with the operations that its own
+    compiler calls."""
+    operations = torch.ops.mkldnn
+    return (
+        platform.machine().lower() in ("x86_64", "amd64")
+        and torch.backends.mkldnn.is_available()
+        and hasattr(operations, "_linear_pointwise")
+        and hasattr(operations, "_reorder_linear_weight")
+    )
 
 
 @lru_cache
