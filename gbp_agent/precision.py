@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .networks.linear import can_pack
+from .networks.linear import Linear, can_pack
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -38,6 +38,7 @@ def cast_weights(module: nn.Module, device: torch.device) -> dict[str, Tensor]:
     return {
         f"{name}.{kind}": weight.to(dtype)
         for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear) and not can_pack(layer.weight, dtype)
+        if isinstance(layer, nn.Linear)
+        and not (isinstance(layer, Linear) and can_pack(layer.weight, dtype))
         for kind, weight in layer.named_parameters()
     }

@@ -127,11 +127,14 @@ def test_without_bfloat16_in_the_processor() -> None:
     program = (
         "import torch; from gbp_agent.networks.linear import Linear, can_pack\n"
         "layer = Linear(160, 128).requires_grad_(False); x = torch.randn(80, 160)\n"
-        "assert not can_pack(layer.weight, torch.bfloat16)\n"
-        "with torch.autocast('cpu', torch.bfloat16): assert layer(x).dtype == torch.bfloat16\n"
+        "with torch.autocast('cpu', torch.bfloat16): found = layer(x)\n"
+        "print(can_pack(layer.weight, torch.bfloat16), found.dtype)\n"
     )
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+    out = subprocess.check_output(
+        [sys.executable, "-c", program], env=environment, text=True, timeout=120
+    )
+    assert out.split() == ["False", "torch.bfloat16"]
 
 
 def test_where_nothing_is_packed_it_is_nn_linear() -> None:
