@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .networks.linear import Linear, can_pack
+from .networks.frozen_linear import can_pack
+from .networks.linear import Linear
 
 Precision = Literal["auto", "bf16", "fp32"]
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from gbp_agent.networks import linear
-from gbp_agent.networks.linear import FrozenLinear, Linear, can_pack
+from gbp_agent.networks import frozen_linear
+from gbp_agent.networks.frozen_linear import FrozenLinear, can_pack
+from gbp_agent.networks.linear import Linear
 
 MANY, FEW = (40, 160, 128), (3, 160, 128)  # rows, in, out: packed where that can be, and not
 
@@ -18,13 +19,13 @@ MANY, FEW = (40, 160, 128), (3, 160, 128)  # rows, in, out: packed where that ca
 @pytest.fixture
 def products(monkeypatch: Any) -> list[tuple[int, ...]]:
     """The shapes that packed weights were multiplied by."""
-    product, seen = linear._product, []
+    product, seen = frozen_linear._packed_product, []
 
     def watched(x: torch.Tensor, *rest: Any) -> torch.Tensor:
         seen.append(tuple(x.shape))
         return product(x, *rest)
 
-    monkeypatch.setattr(linear, "_product", watched)
+    monkeypatch.setattr(frozen_linear, "_packed_product", watched)
     return seen
 
 
@@ -64,7 +65,7 @@ def test_a_trained_layer_is_differentiated_as_often_as_wanted() -> None:
 def test_without_bias_and_with_other_strides(products: list[Any]) -> None:
     whole = torch.randn(128, 200)
     frozen, x = FrozenLinear(whole[:, :160]), torch.randn(160, 40).t()
-    torch.testing.assert_close(frozen(x), x @ whole[:, :160].t())
+    torch.testing.assert_close(frozen.forth(x), x @ whole[:, :160].t())
     gradient = torch.randn(128, 40).t()
     torch.testing.assert_close(frozen.back(gradient), gradient @ whole[:, :160])
     assert len(products) == (2 if can_pack(whole) else 0)

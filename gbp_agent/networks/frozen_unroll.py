@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .linear import FrozenLinear
+from .frozen_linear import FrozenLinear
 
 _layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
 _gelu_backward = torch.ops.aten.gelu_backward.default
@@ -146,17 +146,17 @@ def _together(vectors: list[Tensor], latent_width: int, share: float) -> Tensor:
 def _forward(latent: Tensor, step: Tensor, layers: Layers, kept: list[Tensor] | None) -> Tensor:
     """One substep, (N, L) from (N, L); what `_backward` needs is put behind what is kept."""
     few, width = len(latent) <= _FEW_ROWS, step.shape[-1:]
-    hidden = layers.input(latent).add_(step)
+    hidden = layers.input.forth(latent).add_(step)
     for (scale, shift, eps), first, second in layers.blocks:
         normed, mean, rstd = torch.native_layer_norm(hidden, width, scale, shift, eps)
-        inner = first(normed)
+        inner = first.forth(normed).t() if few else first.forth(normed)
         if kept is not None:
             kept += [hidden, mean, rstd, inner]
-        active = F.gelu(inner.t()).t() if few else F.gelu(inner)
+        active = F.gelu(inner).t() if few else F.gelu(inner)
         del normed, inner  # so that many plans find their memory in the cache
-        hidden = second(active).add_(hidden)
+        hidden = second.forth(active).add_(hidden)
         del active
-    change = layers.output(hidden)
+    change = layers.output.forth(hidden)
     if layers.gated:
         if kept is not None:
             kept.append(change)
@@ -175,7 +175,7 @@ def _backward(of_latent: Tensor, layers: Layers, kept: Iterator[Tensor]) -> tupl
         inner, rstd, mean, hidden = next(kept), next(kept), next(kept), next(kept)
         of_active = second.back(of_hidden)
         if few:
-            of_inner = _gelu_backward(of_active.t(), inner.t()).t()
+            of_inner = _gelu_backward(of_active.t(), inner).t()
         else:
             of_inner = _gelu_backward(of_active, inner)
         of_block, _, _ = _layer_norm_backward(
