@@ -57,7 +57,8 @@ def save_checkpoint(
     planning: settings that the agent takes up unless it is told otherwise; JSON values.
     card: Markdown of the model card.
     half: store weights in float16, which halves the file and rounds them to 3 digits; statistics
-        and biases stay as they are, see `halved`, and loading gives float32 again.
+        and biases stay as they are, see `halved`, and loading gives float32 again. Planning of few
+        plans is faster with such weights on a processor, see networks/frozen_linear.py.
     parent: a shipped model that this one was finetuned from: tensors that it stores alike, such as
         the frozen encoder's, are left out, and loading takes them from it.
 

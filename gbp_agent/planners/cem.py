@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from gbp_agent.planners.common import (
     STARTS,
+    BestPlan,
     check_choice,
     check_count,
     check_inputs,
@@ -127,14 +127,13 @@ class CEMPlanner:
             noise = draw_noise(generator, config.samples, initial)
             noise[0] = 0.0  # the present mean is one of the samples
             samples = torch.addcmul(mean[:, None], std[:, None], noise).clamp_(low, high)
-            ranked_points, ranked_costs = [], []
-            for part in split_samples(samples, config.max_rollouts):
-                for points, costs in self._score(cost, part, low, high):
-                    best.update(points, costs)
-                ranked_points.append(points)
-                ranked_costs.append(costs)
-            elites, finite = self._elites(torch.cat(ranked_points, 1), torch.cat(ranked_costs, 1))
-            mean, std = self._fit(elites, finite, mean, std)
+            parts = split_samples(samples, config.max_rollouts)
+            ranked = [self._score(cost, part, low, high, best) for part in parts]
+            points, costs = (_joined(parts) for parts in zip(*ranked, strict=True))
+            costs, index = costs.topk(config.elites, dim=1, largest=False)
+            elites = take_samples(points, index)
+            best.update(elites[:, :1], costs[:, :1])  # the lowest comes first
+            mean, std = self._fit(elites, torch.isfinite(costs)[:, :, None, None], mean, std)
             trace.append(best.cost)
         final = mean.clamp(low, high)[:, None]
         best.update(final, evaluate(cost, final))
@@ -153,15 +152,11 @@ class CEMPlanner:
         return 0
 
     def _score(
-        self, cost: CostFunction, samples: Tensor, low: Tensor, high: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield evaluated points (B, s, H, M) with costs (B, s); the last ones are ranked."""
-        yield samples, evaluate(cost, samples)
-
-    def _elites(self, points: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
-        """The best points (B, K, H, M) and which of them have a finite cost, (B, K, 1, 1)."""
-        elite_costs, index = costs.topk(self.config.elites, dim=1, largest=False)
-        return take_samples(points, index), torch.isfinite(elite_costs)[:, :, None, None]
+        self, cost: CostFunction, samples: Tensor, low: Tensor, high: Tensor, best: BestPlan
+    ) -> tuple[Tensor, Tensor]:
+        """Points (B, s, H, M) to be ranked by their costs (B, s); others that were evaluated on the
+        way there go to `best`."""
+        return samples, evaluate(cost, samples)
 
     def _fit(
         self, elites: Tensor, finite: Tensor, mean: Tensor, std: Tensor
@@ -175,7 +170,13 @@ class CEMPlanner:
         fitted_mean = (share * elites).sum(dim=1)
         variance = (share * (elites - fitted_mean[:, None]).square()).sum(dim=1)
         fitted_std = variance.sqrt_().clamp_(min=self.config.min_std)
-        new_mean = fitted_mean.lerp(mean, self.config.momentum)
-        new_std = fitted_std.lerp(std, self.config.momentum)
+        if self.config.momentum > 0:
+            fitted_mean = fitted_mean.lerp(mean, self.config.momentum)
+            fitted_std = fitted_std.lerp(std, self.config.momentum)
         count = count[:, 0]
-        return torch.where(count >= 1, new_mean, mean), torch.where(count >= 2, new_std, std)
+        return torch.where(count >= 1, fitted_mean, mean), torch.where(count >= 2, fitted_std, std)
+
+
+def _joined(parts: tuple[Tensor, ...]) -> Tensor:
+    """Parts (B, s, ...) as (B, S, ...)."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

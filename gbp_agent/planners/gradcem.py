@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gbp_agent.planners.cem import CEMConfig, CEMPlanner
-from gbp_agent.planners.common import check_count, check_number, cost_and_gradient, evaluate
+from gbp_agent.planners.common import (
+    BestPlan,
+    check_count,
+    check_number,
+    cost_and_gradient,
+    evaluate,
+)
 from gbp_agent.planners.optimizers import BETAS, adam_step
 from gbp_agent.types import CostFunction
 
@@ -60,13 +65,13 @@ class GradCEMPlanner(CEMPlanner):
         return self.config.gradient_steps
 
     def _score(
-        self, cost: CostFunction, samples: Tensor, low: Tensor, high: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+        self, cost: CostFunction, samples: Tensor, low: Tensor, high: Tensor, best: BestPlan
+    ) -> tuple[Tensor, Tensor]:
         points = samples.clone()
         moments = (torch.zeros_like(points), torch.zeros_like(points))
         for step in range(1, self.config.gradient_steps + 1):
             costs, gradient = cost_and_gradient(cost, points)
-            yield points, costs
+            best.update(points, costs)
             adam_step(points, gradient, moments, step, self.config.learning_rate, BETAS)
             points.clamp_(low, high)
-        yield points, evaluate(cost, points)
+        return points, evaluate(cost, points)
