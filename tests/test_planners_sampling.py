@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from planning_problems import CHUNKED, H, M, linear_problem, run
+from planning_problems import CHUNKED, H, M, every_planner, linear_problem, run, small
 from torch import Tensor
 
 from gbp_agent.planners import (
@@ -154,3 +154,11 @@ def test_mppi_when_normalised_does_not_depend_on_the_scale_of_the_cost(normalize
     plain = run(planner, problem.cost).model_actions
     scaled = run(planner, lambda actions: 100 * problem.cost(actions)).model_actions
     assert torch.allclose(plain, scaled, atol=1e-4) == normalize
+
+
+@every_planner
+def test_where_all_plans_cost_the_same_the_earlier_one_stays(name: str) -> None:
+    initial = torch.full((2, H, M), 0.3)
+    warm = torch.ones(2, dtype=torch.bool)
+    result = run(small(name), lambda a: 0.0 * a.sum((-2, -1)) + 1, 2, initial=initial, warm=warm)
+    assert torch.equal(result.model_actions, initial)

@@ -21,9 +21,9 @@ from torch import Tensor
 
 # oneDNN takes some 10 µs to begin with, in which MKL has multiplied as many numbers.
 _FEW_PRODUCTS = 500_000
-# FBGEMM begins at once and always works with one thread; up to so many products it is the fastest,
-# of one thread and of several.
-_HALF_PRODUCTS = (20_000_000, 2_500_000)
+# FBGEMM begins at once and always works with one thread. Up to so many products it is the fastest,
+# where PyTorch may use one thread and where it may use several.
+_HALVES_ALONE, _HALVES_AMONG_THREADS = 20_000_000, 2_500_000
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -53,17 +53,18 @@ class Product:
         self._weight, self._turned, self._bias = weight, weight.t(), bias
         self._outputs = len(weight)
         self._can_pack = can_pack(weight)
-        self._of_halves = self._can_pack and _reads_halves() and _holds_halves(weight)
+        self._may_be_halves = self._can_pack and weight.dtype == torch.float32 and _reads_halves()
         self._packed: Tensor | None = None
         self._halves: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         products = x.numel() * self._outputs
-        if self._of_halves and products < _HALF_PRODUCTS[torch.get_num_threads() > 1]:
+        alone = torch.get_num_threads() == 1
+        if self._may_be_halves and products < (_HALVES_ALONE if alone else _HALVES_AMONG_THREADS):
             if self._halves is None:
-                bias = self._weight.new_zeros(self._outputs) if self._bias is None else self._bias
-                self._halves = (_pack_halves(self._weight), bias)
-            return torch.fbgemm_linear_fp16_weight_fp32_activation(x, *self._halves)
+                self._halves = self._as_halves()
+            if self._halves is not None:
+                return torch.fbgemm_linear_fp16_weight_fp32_activation(x, *self._halves)
         if self._can_pack and products >= _FEW_PRODUCTS:
             if self._packed is None:
                 self._packed = _pack(self._weight)
@@ -71,6 +72,14 @@ class Product:
         if self._bias is None:
             return torch.mm(x, self._turned)
         return torch.addmm(self._bias, x, self._turned)
+
+    def _as_halves(self) -> tuple[Tensor, Tensor] | None:
+        """Packed weight and bias, if nothing is lost by that; else none, from now on."""
+        self._may_be_halves = holds_halves(self._weight)
+        if not self._may_be_halves:
+            return None
+        bias = self._weight.new_zeros(self._outputs) if self._bias is None else self._bias
+        return _pack_halves(self._weight), bias
 
 
 def can_pack(weight: Tensor, dtype: torch.dtype | None = None) -> bool:
@@ -110,23 +119,21 @@ def _packs_bfloat16() -> bool:
 @lru_cache
 def _reads_halves() -> bool:
     """Whether PyTorch offers FBGEMM's product, which it may do no longer some day: it warns of that
-    once, here."""
+    at the first call, which is this one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            one = torch.ones(1, 1)
+            one = torch.ones(1, 1, dtype=torch.float32, device="cpu")
             two = torch.fbgemm_linear_fp16_weight_fp32_activation(one, _pack_halves(one), one[0])
             return float(two) == 2
         except (AttributeError, RuntimeError):  # gone, or not for this processor
             return False
 
 
-def _holds_halves(weight: Tensor) -> bool:
-    """Whether these float32 numbers are half-precision ones, all finite."""
-    if weight.dtype != torch.float32:
-        return False
+def holds_halves(weight: Tensor) -> bool:
+    """Whether these float32 numbers, one at least, are half-precision ones, all finite."""
     half = weight.half()
-    return bool((half.isfinite() & (half == weight)).all())
+    return weight.numel() > 0 and bool((half.isfinite() & (half == weight)).all())
 
 
 def _pack(weight: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ class MLPPredictor(nn.Module):
         if any(weight.requires_grad for weight in weights):
             forget(self)
             return None
-        if latents.shape[1] > 1:
+        if latents.shape[1] > 1 or any(weight.device != latents.device for weight in weights):
             return None
         return unchanged(
             self,

@@ -127,9 +127,12 @@ class CEMPlanner:
             noise = draw_noise(generator, config.samples, initial)
             noise[0] = 0.0  # the present mean is one of the samples
             samples = torch.addcmul(mean[:, None], std[:, None], noise).clamp_(low, high)
-            parts = split_samples(samples, config.max_rollouts)
-            ranked = [self._score(cost, part, low, high, best) for part in parts]
+            ranked = [
+                self._score(cost, part, low, high, best)
+                for part in split_samples(samples, config.max_rollouts)
+            ]
             points, costs = (_joined(parts) for parts in zip(*ranked, strict=True))
+            best.update(points[:, :1], costs[:, :1])  # the mean, which a tie goes to
             costs, index = costs.topk(config.elites, dim=1, largest=False)
             elites = take_samples(points, index)
             best.update(elites[:, :1], costs[:, :1])  # the lowest comes first
