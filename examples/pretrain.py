@@ -175,6 +175,18 @@ TASKS: dict[str, dict[str, Any]] = {
         **PUSHES,
         "model": {**PUSHES["model"], "gated": True},
         "representation": RepresentationConfig(blur=4.0),
+        "planning": {
+            **PUSHES["planning"],
+            "planners": {
+                "gradient": {
+                    "steps": 25,
+                    "restarts": 32,
+                    "halvings": 5,
+                    "beta1": 0.7,
+                    "beta2": 0.95,
+                }
+            },
+        },
     },
     "granular": {
         "data": {"env_id": "gbp/Granular-v0", **PUSHED},
