@@ -8,7 +8,9 @@ compact.py adds pictures to it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -97,7 +99,9 @@ class VectorWorldModel(LatentWorldModel):
         history = self.config.history
         if history == 1 and not checkpoint_activations:
             return unroll(first, self.predictor.embed(model_actions.unsqueeze(2)).flatten(1, 2))
-        predict = checkpointed(unroll, self.training) if checkpoint_activations else unroll
+        predict: Callable[..., Tensor] = unroll
+        if checkpoint_activations:
+            predict = checkpointed(partial(unroll, checkpointed=True), self.training)
         past = repeat_rows(past_actions, plans)
         taken = torch.cat([past, model_actions], 1).unfold(1, history, 1).transpose(2, 3)
         latents = list(first.unbind(1))

@@ -47,7 +47,15 @@ def kept_bytes(cost: CostFunction, candidates: Tensor) -> int:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        cost(candidates.requires_grad_(True))
+        costs = cost(candidates.requires_grad_(True))
+    nodes, seen = [costs.grad_fn], set()
+    while nodes:  # what the written-out roll-out keeps by itself
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            nodes += [before for before, _ in node.next_functions]
+            for tensor in getattr(node, "kept", None) or ():
+                keep(tensor)
     return sum(kept.values())
 
 

@@ -74,6 +74,7 @@ def test_fixed_weights_change_nothing_but_the_time(
     assert found[1][1].abs().max() > 0.1
     close = {"atol": 2e-4, "rtol": 1e-3} if dtype == torch.float32 else {}
     torch.testing.assert_close(found[1], found[0], **close)
+    assert not any(part.is_inference() for part in found[1])
     out = model.unroll(split(inputs[0], 4, members), actions[:, :0], inputs[1])
     (slope,) = torch.autograd.grad(out.square().sum(), inputs[1], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):

@@ -36,13 +36,16 @@ class EnsemblePredictor(nn.Module):
         side by side (..., S, K·width)."""
         return torch.cat([member.embed(model_actions) for member in self._members()], -1)
 
-    def unroll(self, latents: Tensor, embedded_actions: Tensor) -> Tensor:
+    def unroll(
+        self, latents: Tensor, embedded_actions: Tensor, checkpointed: bool = False
+    ) -> Tensor:
         """Latents (N, T, L), oldest first, and the embedded actions of n substeps → the latents
-        (N, n, L) after each. n may be of several model steps where T is 1."""
+        (N, n, L) after each. n may be of several model steps where T is 1. checkpointed: whether
+        torch.utils.checkpoint calls."""
         members = [member.frozen_layers(latents) for member in self._members()]
         frozen = [layers for layers in members if layers is not None]
         if len(frozen) == len(members):
-            return frozen_unroll(latents[:, 0], embedded_actions, frozen)
+            return frozen_unroll(latents[:, 0], embedded_actions, frozen, checkpointed)
         found = []
         for embedded in embedded_actions.split(1, 1):
             latents = self._next(latents, embedded)

@@ -22,7 +22,8 @@ _layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
 _gelu_backward = torch.ops.aten.gelu_backward.default
 _glu_backward = torch.ops.aten.glu_backward.default
 # On a processor torch hands GELU of contiguous tensors to oneDNN, which for so few rows takes
-# several times as long as torch itself; transposed tensors it keeps.
+# several times as long as torch itself; transposed tensors it keeps. One row is contiguous either
+# way, so that a single plan is rolled out twice, side by side, which takes two thirds of the time.
 _FEW_ROWS = 32
 # Up to so many hidden units, of all rows, one processor thread does it all. A second one saves
 # a fifth of the time at most, of a quarter as many units nothing, and where another program keeps a
@@ -72,23 +73,30 @@ class Layers(NamedTuple):
         )
 
 
-def frozen_unroll(latent: Tensor, embedded: Tensor, members: Sequence[Layers]) -> Tensor:
+def frozen_unroll(
+    latent: Tensor, embedded: Tensor, members: Sequence[Layers], checkpointed: bool = False
+) -> Tensor:
     """Latent (N, L) and the embedded actions of n substeps (N, n, width) → the latents (N, n, L)
     after each. Differentiable once, in its first two arguments.
 
     members: one predictor, or the K of an ensemble, whose latents have a token for each and one
         proprioception, L = K·D + E, and whose embedded actions lie side by side.
+    checkpointed: whether torch.utils.checkpoint calls this, which has to see what is kept.
     """
-    found: Tensor = _Unroll.apply(latent, embedded, members)
+    found: Tensor = _Unroll.apply(latent, embedded, members, checkpointed)
     return found
 
 
 class _Unroll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, latent: Tensor, embedded: Tensor, members: Sequence[Layers]) -> Tensor:
+    def forward(
+        ctx: Any, latent: Tensor, embedded: Tensor, members: Sequence[Layers], checkpointed: bool
+    ) -> Tensor:
         kept: list[Tensor] | None = [] if any(ctx.needs_input_grad) else None
-        count, found = len(members), []
-        with _threads_for(latent, members[0].width):
+        count, rows, found = len(members), len(latent), []
+        latent, embedded = _two_at_least(latent), _two_at_least(embedded)
+        # Without autograd's bookkeeping, which is an eighth of a gradient step of few plans.
+        with _threads_for(latent, members[0].width), torch.inference_mode(not checkpointed):
             for step in embedded.unbind(1):
                 vectors = [
                     _forward(vector, mine, layers, kept)
@@ -98,17 +106,20 @@ class _Unroll(torch.autograd.Function):
                 ]
                 latent = _together(vectors, latent.shape[1], 1 / count)
                 found.append(latent)
-        ctx.members = members
-        ctx.save_for_backward(*(kept or ()))
-        return torch.stack(found, 1)
+        ctx.members, ctx.kept = members, kept
+        if checkpointed:
+            ctx.kept = None
+            ctx.save_for_backward(*(kept or ()))
+        return torch.stack(found, 1)[:rows]
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        members, kept = ctx.members, reversed(ctx.saved_tensors)
-        count = len(members)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        members, kept = ctx.members, reversed(ctx.saved_tensors if ctx.kept is None else ctx.kept)
+        count, rows = len(members), len(gradient)
+        gradient = _two_at_least(gradient)
         of_latent, of_embedded = torch.zeros_like(gradient[:, 0]), []
-        with _threads_for(gradient, members[0].width):
+        with _threads_for(gradient, members[0].width), torch.inference_mode():
             for of_found in reversed(gradient.unbind(1)):
                 after = _apart(of_latent + of_found, members, 1 / count)
                 before = [
@@ -118,8 +129,13 @@ class _Unroll(torch.autograd.Function):
                 of_latent = _together([vector for vector, _ in before], gradient.shape[2], 1.0)
                 of_embedded += [hidden for _, hidden in reversed(before)]
         # Back to front, the last member first.
-        steps = torch.stack(of_embedded[::-1], 1)
-        return of_latent, steps.unflatten(1, (-1, count)).flatten(2), None
+        steps = torch.stack(of_embedded[::-1], 1)[:rows]
+        return of_latent[:rows].clone(), steps.unflatten(1, (-1, count)).flatten(2), None, None
+
+
+def _two_at_least(rows: Tensor) -> Tensor:
+    """These rows (N, ...), a single one twice."""
+    return rows.expand(2, *rows.shape[1:]) if len(rows) == 1 else rows
 
 
 def _apart(latent: Tensor, members: Sequence[Layers], share: float) -> list[Tensor]:

@@ -73,17 +73,19 @@ class MLPPredictor(nn.Module):
             return found
         return F.linear(shares, self.input.weight[:, self.latent_width :])
 
-    def unroll(self, latents: Tensor, embedded_actions: Tensor) -> Tensor:
+    def unroll(
+        self, latents: Tensor, embedded_actions: Tensor, checkpointed: bool = False
+    ) -> Tensor:
         """Latents (N, T, L), oldest first, embedded actions of K substeps (N, K, width) → the
         latents (N, K, L) after each. K may be of several model steps where T is 1.
 
         Without training, that is where no weight wants a gradient, this is several times as fast,
-        and can be differentiated once only.
+        and can be differentiated once only. checkpointed: whether torch.utils.checkpoint calls.
         """
         layers = self.frozen_layers(latents)
         if layers is None:
             return self.unroll_by_modules(latents, embedded_actions)
-        return frozen_unroll(latents[:, 0], embedded_actions, [layers])
+        return frozen_unroll(latents[:, 0], embedded_actions, [layers], checkpointed)
 
     def frozen_layers(self, latents: Tensor) -> Layers | None:
         """What `frozen_unroll` takes, if these latents (N, T, L) can go through it: one frame, and

@@ -152,6 +152,7 @@ class GradientPlanner:
         config = self.config
         update, betas = OPTIMIZERS[config.optimizer], (config.beta1, config.beta2)
         few, all_warm = self._warm_restarts(), bool(warm.all())
+        fewer_in_some = few < config.restarts and bool(warm.any()) and not all_warm
         defaults = self._default_starts(initial, warm, generator).clamp(low, high)
         starts = start_from_proposals(
             cost,
@@ -178,7 +179,7 @@ class GradientPlanner:
             else:
                 costs = evaluate(cost, points)
             costs = running.hide_stopped(costs, step)
-            if not all_warm:
+            if fewer_in_some:
                 costs[:, few:] = costs[:, few:].masked_fill(warm[:, None], torch.inf)
             best.update(points, costs)
             trace.append(best.cost)
@@ -251,9 +252,12 @@ class _Running:
         self._patience = patience
         self._reference = torch.full_like(like, torch.inf)
         self._stale = torch.zeros_like(like, dtype=torch.long)
+        self._end_together = tolerance == 0 and bool((most == most.max()).all())
 
     def hide_stopped(self, costs: Tensor, step: int) -> Tensor:
         """Costs (B, S) after so many steps, with +inf in the rows that have stopped."""
+        if self._end_together:
+            return costs
         stopped = step > self._most
         if self._tolerance > 0:
             stopped |= self._stale >= self._patience
