@@ -88,7 +88,10 @@ class _Problems:
             self._calls[key] += 1
             if self._calls[key] < RECORD_AT:
                 return self._cost(model_actions)
-            self._recorded[key] = _CostGraph(self._cost, model_actions, differentiable, self._pool)
+            # Not in inference mode, in case the next call is made outside of it.
+            with torch.inference_mode(False), torch.set_grad_enabled(differentiable):
+                graph = _CostGraph(self._cost, model_actions, differentiable, self._pool)
+            self._recorded[key] = graph
         return self._recorded[key](model_actions)
 
 

@@ -126,6 +126,22 @@ def test_recorded_once_for_each_shape(device: str, make_agent: Any, recorded: An
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_recorded_by_a_solver_in_inference_mode(
+    device: str, make_agent: Any, recorded: Any
+) -> None:
+    recorded(device)
+    agent = make_agent(config=MPCConfig(H, cuda_graphs=False))
+    agent.model.to(device)
+    known = problem(agent.model, 2, 0.0)
+    cost, candidates = CostGraphs(agent.cost_of)(*known), plans(2, 3).to(device)
+    with torch.inference_mode():
+        for _ in range(RECORD_AT):
+            cost(candidates)
+    expected = evaluate(agent.cost_of(*known), candidates)
+    torch.testing.assert_close(evaluate(cost, candidates), expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_gradient_of_weighted_costs(device: str, make_agent: Any, recorded: Any) -> None:
     recorded(device)
     agent = make_agent(config=MPCConfig(H, cuda_graphs=False))

@@ -96,7 +96,8 @@ class _Unroll(torch.autograd.Function):
         count, rows, found = len(members), len(latent), []
         latent, embedded = _two_at_least(latent), _two_at_least(embedded)
         # Without autograd's bookkeeping, which is an eighth of a gradient step of few plans.
-        with _threads_for(latent, members[0].width), torch.inference_mode(not checkpointed):
+        quick = torch.no_grad() if checkpointed else torch.inference_mode()
+        with _threads_for(latent, members[0].width), quick:
             for step in embedded.unbind(1):
                 vectors = [
                     _forward(vector, mine, layers, kept)
