@@ -208,7 +208,8 @@ def timed(
 def compare(args: Args, agent: WorldModelMPCAgent, problems: int) -> dict[str, dict[str, float]]:
     """Milliseconds, costs and ratios of every solver with so many problems at once."""
     observations = []
-    with gym.make(agent.model.config.env_id) as env:
+    shape = agent.model.config
+    with gym.make(shape.env_id, image_size=shape.image_size) as env:
         for row in range(args.problems if problems == 1 else problems):
             observations.append(env.reset(seed=args.first_seed + row)[0])
     if problems > 1:

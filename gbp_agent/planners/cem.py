@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gbp_agent.planners.common import (
     STARTS,
+    BestOfEach,
     BestPlan,
     check_choice,
     check_count,
@@ -122,8 +123,8 @@ class CEMPlanner:
         )
         mean, best = starts.plans[:, 0], starts.best
         std = torch.full_like(mean, config.init_std)
-        trace: list[Tensor] = []
-        for _ in range(config.iterations):
+        found = BestOfEach(best)
+        for iteration in range(config.iterations):
             noise = draw_noise(generator, config.samples, initial)
             noise[0] = 0.0  # the present mean is one of the samples
             samples = torch.addcmul(mean[:, None], std[:, None], noise).clamp_(low, high)
@@ -132,20 +133,20 @@ class CEMPlanner:
                 for part in split_samples(samples, config.max_rollouts)
             ]
             points, costs = (_joined(parts) for parts in zip(*ranked, strict=True))
-            best.update(points[:, :1], costs[:, :1])  # the mean, which a tie goes to
+            if iteration == 0:
+                best.update(points[:, :1], costs[:, :1])  # where it starts, which a tie goes to
             costs, index = costs.topk(config.elites, dim=1, largest=False)
             elites = take_samples(points, index)
-            best.update(elites[:, :1], costs[:, :1])  # the lowest comes first
+            found.add(elites[:, 0], costs[:, 0])  # the lowest comes first
             mean, std = self._fit(elites, costs, mean, std)
-            trace.append(best.cost)
+        trace = found.settle()
         final = mean.clamp(low, high)[:, None]
         best.update(final, evaluate(cost, final))
-        trace.append(best.cost)
         scored = config.iterations * config.samples
         return PlannerResult(
             model_actions=best.plan,
             cost=best.cost,
-            cost_trace=torch.stack(trace),
+            cost_trace=torch.cat([trace, best.cost[None]]),
             evaluations=starts.evaluations + scored * (1 + self._gradient_steps_per_sample) + 1,
             gradient_steps=scored * self._gradient_steps_per_sample,
         )
@@ -169,12 +170,11 @@ class CEMPlanner:
 
         A mean needs one such elite and a standard deviation two; rows with fewer keep theirs.
         """
-        # As a rule all are, which takes half as many operations; a GPU would have to be waited for.
-        # The numbers are the same to the bit, whatever the rows beside.
-        number = costs.shape[1]
-        if number > 1 and not costs.is_cuda and bool(costs[:, -1].isfinite().all()):
-            fitted_mean = elites.sum(dim=1) / number
-            variance = (elites - fitted_mean[:, None]).square_().sum(dim=1) / number
+        # As a rule all are, which takes half as many operations; the numbers are the same to the
+        # bit, whatever the rows beside.
+        if float(costs[:, -1].max()) < torch.inf:
+            fitted_mean = elites.mean(dim=1)
+            variance = (elites - fitted_mean[:, None]).square_().mean(dim=1)
             return self._moved(fitted_mean, variance, mean, std)
         finite = torch.isfinite(costs)[:, :, None, None]
         count = finite.sum(dim=1)

@@ -140,6 +140,8 @@ def split_samples(candidates: Tensor, max_rollouts: int) -> tuple[Tensor, ...]:
     A cost function always takes all B problems, so where B alone exceeds the limit a part
     holds one sample of each problem, and B roll-outs.
     """
+    if candidates.shape[0] * candidates.shape[1] <= max_rollouts:
+        return (candidates,)
     return candidates.split(max(1, max_rollouts // candidates.shape[0]), dim=1)
 
 
@@ -173,6 +175,35 @@ class BestPlan:
             plan = take_samples(candidates, index[:, None])[:, 0]
         self.plan = torch.where((cost < self.cost)[:, None, None], plan, self.plan)
         self.cost = torch.minimum(cost, self.cost)
+
+
+class BestOfEach:
+    """The best plan of each iteration of a search, compared in the end and not on the way, which
+    saves a planner's step half a dozen operations.
+
+    best: the best before the search, and of what is evaluated outside of its iterations.
+    """
+
+    def __init__(self, best: BestPlan) -> None:
+        self._best = best
+        self._plans: list[Tensor] = []
+        self._costs: list[Tensor] = []
+        self._others: list[Tensor] = []
+
+    def add(self, plan: Tensor, cost: Tensor) -> None:
+        """An iteration's best plan (B, H, M) and its cost (B,)."""
+        self._plans.append(plan)
+        self._costs.append(cost)
+        self._others.append(self._best.cost)
+
+    def settle(self) -> Tensor:
+        """Give `best` the best of all, the first where several cost the same. Returns the lowest
+        cost so far after each iteration (iterations, B)."""
+        costs = torch.stack(self._costs)
+        first = costs.argmin(dim=0)
+        rows = torch.arange(len(first), device=first.device)
+        self._best.update(torch.stack(self._plans)[first, rows][:, None], costs[first, rows, None])
+        return torch.minimum(costs.cummin(dim=0).values, torch.stack(self._others))
 
 
 class Starts(NamedTuple):

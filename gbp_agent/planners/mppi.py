@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gbp_agent.planners.common import (
     STARTS,
+    BestOfEach,
     check_choice,
     check_count,
     check_inputs,
@@ -19,6 +20,7 @@ from gbp_agent.planners.common import (
     none_of,
     split_samples,
     start_from_proposals,
+    take_samples,
 )
 from gbp_agent.types import CostFunction, PlannerResult
 
@@ -108,25 +110,25 @@ class MPPIPlanner:
             max_rollouts=config.max_rollouts,
         )
         mean, best = starts.plans[:, 0], starts.best
-        trace: list[Tensor] = []
+        found = BestOfEach(best)
         for _ in range(config.iterations):
             noise = draw_noise(generator, config.samples, initial)
             noise[0] = 0.0  # the present mean is one of the samples
             samples = (mean[:, None] + config.noise_std * noise).clamp_(low, high)
             parts = split_samples(samples, config.max_rollouts)
             costs = torch.cat([evaluate(cost, part) for part in parts], dim=1)
-            best.update(samples, costs)
-            trace.append(best.cost)
+            lowest, index = costs.min(dim=1)
+            found.add(take_samples(samples, index[:, None])[:, 0], lowest)
             average = torch.einsum("bs,bshm->bhm", self._weights(costs), samples)
-            found = torch.isfinite(costs).any(dim=1)[:, None, None]
-            mean = torch.where(found, average.clamp(low, high), mean)
+            finite = torch.isfinite(lowest)[:, None, None]
+            mean = torch.where(finite, average.clamp(low, high), mean)
+        trace = found.settle()
         final = mean[:, None]
         best.update(final, evaluate(cost, final))
-        trace.append(best.cost)
         return PlannerResult(
             model_actions=best.plan,
             cost=best.cost,
-            cost_trace=torch.stack(trace),
+            cost_trace=torch.cat([trace, best.cost[None]]),
             evaluations=starts.evaluations + config.iterations * config.samples + 1,
             gradient_steps=0,
         )
