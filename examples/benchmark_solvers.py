@@ -46,7 +46,7 @@ from gbp_agent import (
     Planner,
     WorldModelMPCAgent,
 )
-from gbp_agent.graphs import CostGraphs
+from gbp_agent.graphs import RECORD_AT, CostGraphs
 from gbp_agent.mpc import uses_cuda_graphs
 from gbp_agent.planners.common import evaluate
 from gbp_agent.report import machine, write_text
@@ -189,12 +189,13 @@ def clock(device: torch.device) -> float:
 def timed(
     solvers: dict[str, Any], problems: list[Callable[[], Costs]], device: torch.device
 ) -> dict[tuple[str, str], float]:
-    """Median milliseconds of each solver on each problem in turn, after one that warms up, for both
-    kinds of its cost, ours for the first alone; every other turn goes backwards, so that none
+    """Median milliseconds of each solver on each problem in turn, after those that warm up, for
+    both kinds of its cost, ours for the first alone; every other turn goes backwards, so that none
     always comes after the same one. Costs are made as they are needed, since CUDA graphs serve one
-    problem at a time."""
+    problem at a time; what a solver calls once per problem is recorded at its third."""
     spent: dict[tuple[str, str], list[float]] = {}
-    for turn, make in enumerate([problems[0], *problems]):
+    warm_up = 1 if device.type == "cpu" else RECORD_AT
+    for turn, make in enumerate([*problems[:1] * warm_up, *problems]):
         costs = make()
         runs = [(name, kind) for name in solvers for kind in costs]
         runs = [(name, kind) for name, kind in runs if kind == GIVEN or name not in OURS]
@@ -202,7 +203,7 @@ def timed(
             begun = clock(device)
             solvers[name](costs[kind])
             spent.setdefault((name, kind), []).append(1000 * (clock(device) - begun))
-    return {run: statistics.median(times[1:]) for run, times in spent.items()}
+    return {run: statistics.median(times[warm_up:]) for run, times in spent.items()}
 
 
 def compare(args: Args, agent: WorldModelMPCAgent, problems: int) -> dict[str, dict[str, float]]:

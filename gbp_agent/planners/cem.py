@@ -171,12 +171,12 @@ class CEMPlanner:
         A mean needs one such elite and a standard deviation two; rows with fewer keep theirs.
         """
         # As a rule all are, which takes half as many operations; the numbers are the same to the
-        # bit, whatever the rows beside.
-        if float(costs[:, -1].max()) < torch.inf:
+        # bit, whatever the rows beside. A GPU would have to be waited for.
+        if costs.is_cpu and float(costs[:, -1].max()) < torch.inf:
             fitted_mean = elites.mean(dim=1)
             variance = (elites - fitted_mean[:, None]).square_().mean(dim=1)
             return self._moved(fitted_mean, variance, mean, std)
-        finite = torch.isfinite(costs)[:, :, None, None]
+        finite = (costs < torch.inf)[:, :, None, None]
         count = finite.sum(dim=1)
         divisor = count.clamp(min=1)
         fitted_mean = torch.where(finite, elites, 0.0).sum(dim=1) / divisor
