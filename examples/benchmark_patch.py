@@ -77,6 +77,21 @@ class Args:
     """Also write the figures there."""
 
 
+def shape(args: Args) -> PatchConfig:
+    """Of a model of this size."""
+    return PatchConfig(
+        "gbp/PushT-v0", 4, (-1, -1), (1, 1), encoder=args.encoder, encoder_size=args.encoder_size,
+        depth=args.depth, history=args.history, proposals=0,
+    )  # fmt: skip
+
+
+def random_model(args: Args) -> PatchWorldModel:
+    """A model of this size with random weights."""
+    model = PatchWorldModel(shape(args)).eval()
+    initialize(model.predictor, torch.Generator().manual_seed(0))
+    return model.to(args.device)
+
+
 def problem(model: PatchWorldModel, history: int) -> dict[str, torch.Tensor]:
     """Frames, a goal and past actions of one problem, on the model's device."""
     random = torch.Generator().manual_seed(0)
@@ -105,7 +120,7 @@ def median_seconds(once: Callable[[], Any], repeats: int) -> float:
     return statistics.median(spent[warm_up:])
 
 
-def peaks(args: Args, config: PatchConfig) -> dict[str, dict[str, float]]:
+def peaks(args: Args) -> dict[str, dict[str, float]]:
     """Peak memory of decisions on a processor, and their seconds."""
     planners: dict[str, tuple[Planner, MPCConfig]] = {
         f"cem, {args.peak_samples} samples": (
@@ -120,7 +135,7 @@ def peaks(args: Args, config: PatchConfig) -> dict[str, dict[str, float]]:
     print("| decision | peak, GiB | seconds |\n|---|---|---|")
     found = {}
     for name, (planner, mpc) in planners.items():
-        found[name] = peak_memory.decision_in_a_child(config, planner, mpc, threads)
+        found[name] = peak_memory.decision_in_a_child(shape(args), planner, mpc, threads)
         line = f"| {name} | {found[name]['peak_gib']:.2f} | {found[name]['seconds']:.1f} |"
         print(line, flush=True)
     return found
@@ -158,11 +173,9 @@ def ours(
     return {"gradient_step": step, "sample": every / len(plans)}
 
 
-def speed(args: Args, config: PatchConfig) -> dict[str, Any]:
+def speed(args: Args) -> dict[str, Any]:
     """Seconds of a gradient step and of a sample, in the plain loop and in the library's."""
-    model = PatchWorldModel(config).eval()
-    initialize(model.predictor, torch.Generator().manual_seed(0))
-    model = model.to(args.device)
+    model = random_model(args)
     given = problem(model, args.history)
     random = torch.Generator().manual_seed(1)
     shape = (args.samples, args.horizon, model.model_action_dim)
@@ -233,18 +246,14 @@ def speed(args: Args, config: PatchConfig) -> dict[str, Any]:
 def main(args: Args) -> None:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    config = PatchConfig(
-        "gbp/PushT-v0", 4, (-1, -1), (1, 1), encoder=args.encoder, encoder_size=args.encoder_size,
-        depth=args.depth, history=args.history, proposals=0,
-    )  # fmt: skip
     figures: dict[str, Any] = {
         "machine": machine(), "threads": torch.get_num_threads(), "device": args.device,
     }  # fmt: skip
     print(f"{figures['machine']}, {figures['threads']} thread(s), {args.device}\n")
     if args.device == "cpu":
-        figures["peaks"] = peaks(args, config)
+        figures["peaks"] = peaks(args)
     if args.speed:
-        figures |= speed(args, config)
+        figures |= speed(args)
     if args.json is not None:
         write_text(args.json, json.dumps(figures, indent=2) + "\n")
 

@@ -28,6 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import benchmark_patch
 import gbp_envs  # noqa: F401  (registers gbp/…)
 import gymnasium as gym
 import numpy as np
@@ -39,8 +40,10 @@ from gbp_agent import (
     EVALUATION_SEEDS_BEGIN,
     CEMConfig,
     CEMPlanner,
+    GoalObjective,
     GradientConfig,
     GradientPlanner,
+    MPCConfig,
     MPPIConfig,
     MPPIPlanner,
     Planner,
@@ -62,7 +65,7 @@ PACKAGES = ("stable-worldmodel", "torchrl", "tensordict", "pytorch-mppi")
 @dataclass
 class Args:
     agent: str = "pusht"
-    """Shipped model's name or checkpoint folder."""
+    """Shipped model's name or checkpoint folder; "dino-wm" for random weights of DINO-WM's size."""
     problems: int = 8
     """Problems that are solved one by one."""
     batch: int = 25
@@ -93,6 +96,16 @@ class Args:
     """Where to search."""
     json: Path | None = None
     """Also write the figures there."""
+
+
+def load(name: str, device: str) -> WorldModelMPCAgent:
+    """The agent whose cost is searched."""
+    if name != "dino-wm":
+        return WorldModelMPCAgent.from_pretrained(name, device=device)
+    size = benchmark_patch.Args(device=device)
+    config = MPCConfig(size.horizon, precision="auto")
+    model = benchmark_patch.random_model(size)
+    return WorldModelMPCAgent(model, "gradient", GoalObjective(), config)
 
 
 def our_planners(args: Args) -> dict[str, Planner]:
@@ -253,7 +266,7 @@ def main(args: Args) -> None:
         raise SystemExit(f"{error}; pip install 'gbp_agent[benchmark]'") from None
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)  # some of the solvers draw from torch's own generator
-    agent = WorldModelMPCAgent.from_pretrained(args.agent, device=args.device)
+    agent = load(args.agent, args.device)
     settings = {k: v for k, v in asdict(args).items() if k != "json"}
     figures: dict[str, Any] = {
         "machine": machine(), "versions": {name: version(name) for name in PACKAGES},
