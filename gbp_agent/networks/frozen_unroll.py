@@ -95,7 +95,7 @@ class _Unroll(torch.autograd.Function):
         kept: list[Tensor] | None = [] if any(ctx.needs_input_grad) else None
         count, rows, found = len(members), len(latent), []
         latent, embedded = _two_at_least(latent), _two_at_least(embedded)
-        # Without autograd's bookkeeping, which is an eighth of a gradient step of few plans.
+        # Without autograd's bookkeeping, up to a tenth of a gradient step of few plans.
         quick = torch.no_grad() if checkpointed else torch.inference_mode()
         with _threads_for(latent, members[0].width), quick:
             for step in embedded.unbind(1):
