@@ -19,6 +19,7 @@ from gbp_agent import (
     GradientPlanner,
     MPCConfig,
     ObservationKeys,
+    OnlineConfig,
     PretrainConfig,
     RandomAgent,
     StateConfig,
@@ -33,6 +34,7 @@ from gbp_agent import (
     pretrain,
     record_episode,
 )
+from gbp_agent.data.simulate import Simulator
 from gbp_agent.normalize import Standardizer
 from gbp_agent.training.initializer import InitializerConfig
 from gbp_agent.types import Latent
@@ -130,6 +132,79 @@ def test_finetuning(method: Any, data: TrajectoryDataset, checkpoint: Path, tmp_
     weights = before.predictor.output.weight
     assert torch.isfinite(after.predictor.output.weight).all()
     assert not torch.equal(after.predictor.output.weight, weights)
+
+
+class PutBack(gym.Wrapper, gym.utils.RecordConstructorArgs):
+    """Pendulum that tells its state, angle and velocity, and takes it back; observations in a dict,
+    times `scale`."""
+
+    def __init__(self, env: gym.Env, scale: float = 1.0, forgets: bool = False):
+        gym.utils.RecordConstructorArgs.__init__(self, scale=scale, forgets=forgets)
+        gym.Wrapper.__init__(self, env)
+        self.scale, self.forgets = scale, forgets
+        spaces = {"sensed": gym.spaces.Box(-np.inf, np.inf, (3,))}
+        self.observation_space = gym.spaces.Dict(spaces)
+
+    def told(self, observation: np.ndarray, info: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        simulator: Any = self.unwrapped
+        return {"sensed": self.scale * observation}, info | {"state": simulator.state.copy()}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        observation, info = self.env.reset(seed=seed)
+        if options and not self.forgets:
+            simulator: Any = self.unwrapped
+            simulator.state = np.array(options["start"])
+            observation = simulator._get_obs()
+        return self.told(observation, info)
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, info = self.told(observation, info)
+        return observation, reward, terminated, truncated, info
+
+
+def test_online_finetuning_of_an_env_with_wrappers(checkpoint: Path, tmp_path: Path) -> None:
+    """The simulator is the env that the data are of, with its wrappers and its names."""
+    with PutBack(gym.make(ENV), scale=2.0) as env:
+        spec = env.spec
+    assert spec is not None
+    keys = ObservationKeys(pixels=None, proprio="sensed", goal_pixels=None)
+    known = {"steps": 30, "workers": 1, "progress": False, "keys": keys}
+    data = collect(spec, 40, 0, tmp_path / "data", **known)
+    assert np.abs(data.array("proprio")[:, 0]).max() > 1.9
+    config = FinetuneConfig(
+        model=str(checkpoint), data=data.folder, out=tmp_path / "run", method="online", workers=1,
+        steps=3, windows=8, progress=False,
+        online=OnlineConfig(every=2, trajectories=4, model_steps=3),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="with the wrappers PutBack, not in Pendulum-v1 with none"):
+        finetune(config)
+    before, _ = load_checkpoint(checkpoint)
+    after = finetune(config, spec)
+    assert not torch.equal(after.predictor.output.weight, before.predictor.output.weight)
+    with Simulator.of(data, spec=spec) as simulator:
+        episode = data.episode(3)
+        frames = simulator.play(episode["state"][:1], episode["action"][None, :5])
+        np.testing.assert_allclose(frames.proprio[0], episode["proprio"][1:6], atol=1e-5)
+        assert frames.pixels.shape == (1, 5, 0, 0, 3)
+
+
+def test_a_simulator_that_does_not_go_on_as_recorded(
+    data: TrajectoryDataset, tmp_path: Path
+) -> None:
+    with Simulator.of(data) as simulator, pytest.raises(ValueError, match="holds no states"):
+        simulator.check(data, np.arange(3))
+    with PutBack(gym.make(ENV), forgets=True) as env:
+        spec = env.spec
+    assert spec is not None
+    keys = ObservationKeys(pixels=None, proprio="sensed", goal_pixels=None)
+    known = {"steps": 8, "workers": 1, "progress": False, "keys": keys}
+    forgotten = collect(spec, 4, 0, tmp_path / "data", **known)
+    with (
+        Simulator.of(forgotten, spec=spec) as simulator,
+        pytest.raises(ValueError, match="the proprioception is off by"),
+    ):
+        simulator.check(forgotten, np.arange(4))
 
 
 def test_entries_of_a_dict(tmp_path: Path) -> None:

@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
+from ..observations import ObservationKeys
 from .dataset import TrajectoryDataset, evenly_chosen
 
-# A picture is another where more than this share of its numbers differ by more than so many of 255.
-LEVELS, ODD_SHARE = 64, 0.002
+# A picture is another where more than this share of its numbers differ by more than so many of 255,
+# a vector without a picture where a number of it differs by more than this share of its spread.
+LEVELS, ODD_SHARE, ODD_SPREAD = 64, 0.002, 0.01
 
 
 class Frames(NamedTuple):
@@ -30,18 +33,50 @@ class Simulator:
     Use it as a context manager, or call `close`.
 
     Args:
-        env_id: a registered id.
+        env_id: a registered id, or the spec of an env, which knows the wrappers that it was made
+            with.
         workers: processes; with 1 everything runs in this one.
+        keys: which entries of an observation are the picture and the proprioception.
         env_kwargs: passed to `gymnasium.make`.
     """
 
-    def __init__(self, env_id: str, workers: int = 1, **env_kwargs: Any):
-        self._spec = gym.spec(env_id)
+    def __init__(
+        self,
+        env_id: str | EnvSpec,
+        workers: int = 1,
+        keys: ObservationKeys | None = None,
+        **env_kwargs: Any,
+    ):
+        self._spec = gym.spec(env_id) if isinstance(env_id, str) else env_id
+        self._keys = keys or ObservationKeys()
         self._env_kwargs = env_kwargs
         self._workers = workers
         self._pool: Pool | None = None
         if workers > 1:
             self._pool = multiprocessing.get_context("spawn").Pool(workers)
+
+    @classmethod
+    def of(
+        cls, dataset: TrajectoryDataset, workers: int = 1, spec: EnvSpec | None = None
+    ) -> Simulator:
+        """The env that a dataset was collected with.
+
+        spec: of the env, where it was collected with wrappers, of which a dataset knows the names.
+
+        Raises:
+            ValueError: other wrappers, or another env.
+        """
+        known = dataset.metadata
+        found = spec or gym.spec(known["env_id"])
+        names, expected = _wrappers(found), known.get("wrappers", [])
+        if (found.id, names) != (known["env_id"], expected):
+            raise ValueError(
+                f"{dataset.folder} was collected in {known['env_id']} with the wrappers "
+                f"{', '.join(expected) or 'none'}, not in {found.id} with "
+                f"{', '.join(names) or 'none'}; give the spec that it was collected with"
+            )
+        keys = ObservationKeys(**known["keys"]) if "keys" in known else None
+        return cls(found, workers, keys, **known["env_kwargs"])
 
     def __enter__(self) -> Simulator:
         return self
@@ -65,36 +100,51 @@ class Simulator:
             ValueError: the environment does not tell its state.
         """
         shares = np.array_split(np.arange(len(start)), self._workers)
-        tasks = [(self._spec, self._env_kwargs, start[i], actions[i]) for i in shares if len(i)]
+        made = (self._spec, self._keys, self._env_kwargs)
+        tasks = [(*made, start[i], actions[i]) for i in shares if len(i)]
         found = self._pool.starmap(_play, tasks) if self._pool else [_play(*task) for task in tasks]
         return Frames(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     def check(self, dataset: TrajectoryDataset, episodes: np.ndarray) -> None:
         """Raise ValueError unless the environment goes on from a state as it was recorded to, in a
-        few of the episodes; one that draws walls at each reset, of which its state says nothing,
-        does not."""
+        few of the episodes, by the picture or, where there is none, by the proprioception. One that
+        draws walls at each reset, of which its state says nothing, does not."""
         moving = np.asarray(episodes)[dataset.episodes[episodes, 2] > 1]
         for index in evenly_chosen(moving, 8)[:8]:
             episode = dataset.episode(int(index))
+            if episode["state"].shape[1] == 0:
+                raise ValueError(f"{dataset.folder} holds no states; {NEEDED}")
             middle = (len(episode["state"]) - 1) // 2
             start, action = (episode[key][middle : middle + 1] for key in ("state", "action"))
-            seen = self.play(start, action[:, None]).pixels[0, 0].astype(int)
-            odd = np.abs(seen - episode["pixels"][middle + 1]) > LEVELS
-            if odd.mean() > ODD_SHARE:
-                raise ValueError(
-                    f"{self._spec.id} does not go on as episode {index} of {dataset.folder} was "
-                    f"recorded ({odd.mean():.1%} of the picture is another); its state must tell "
-                    "all that differs between episodes"
-                )
+            seen, after = self.play(start, action[:, None]), middle + 1
+            odd = np.abs(seen.pixels[0, 0].astype(int) - episode["pixels"][after]) > LEVELS
+            off = np.abs(seen.proprio[0, 0] - episode["proprio"][after])
+            if odd.size and odd.mean() > ODD_SHARE:
+                what = f"{odd.mean():.1%} of the picture is another"
+            elif not odd.size and (off > ODD_SPREAD * episode["proprio"].std(0) + 1e-6).any():
+                what = f"the proprioception is off by {off.max():.3g}"
+            else:
+                continue
+            raise ValueError(
+                f"{self._spec.id} does not go on as episode {index} of {dataset.folder} was "
+                f"recorded ({what}); its state must tell all that differs between episodes"
+            )
+
+
+NEEDED = (
+    'the simulator of online finetuning must tell its state, as info["state"], and take it back by '
+    'reset(options={"start": state})'
+)
 
 
 def _play(
-    spec: gym.envs.registration.EnvSpec,
+    spec: EnvSpec,
+    keys: ObservationKeys,
     env_kwargs: dict[str, Any],
     start: np.ndarray,
     actions: np.ndarray,
 ) -> Frames:
-    env = _environment(spec, tuple(sorted(env_kwargs.items())))
+    env = _environment(spec, env_kwargs)
     rows: dict[str, list[np.ndarray]] = {key: [] for key in Frames._fields}
     takes_goal = "goal" in getattr(env.unwrapped, "reset_options", ())
     for state, plan in zip(start, actions, strict=True):
@@ -103,12 +153,10 @@ def _play(
         for action in plan:
             observation, _, _, _, info = env.step(action)
             if "state" not in info:
-                raise ValueError(
-                    f'{spec.id} has no info["state"]; the simulator of online finetuning must '
-                    'tell its state and take it back by reset(options={"start": state})'
-                )
-            rows["pixels"].append(observation["pixels"])
-            rows["proprio"].append(observation["proprio"])
+                raise ValueError(f'{spec.id} has no info["state"]; {NEEDED}')
+            picture, numbers = keys.frame(observation)
+            rows["pixels"].append(picture)
+            rows["proprio"].append(numbers)
             rows["state"].append(info["state"])
     shape = actions.shape[:2]
     return Frames(*(np.stack(row).reshape(*shape, *row[0].shape) for row in rows.values()))
@@ -117,13 +165,16 @@ def _play(
 _ENVIRONMENTS: dict[Any, gym.Env] = {}
 
 
-def _environment(
-    spec: gym.envs.registration.EnvSpec, env_kwargs: tuple[tuple[str, Any], ...]
-) -> gym.Env:
+def _environment(spec: EnvSpec, env_kwargs: dict[str, Any]) -> gym.Env:
     """The process's own instance, made at first use."""
-    key = (spec.id, env_kwargs)
+    key = (spec.id, repr(spec.additional_wrappers), repr(sorted(env_kwargs.items())))
     if key not in _ENVIRONMENTS:
         _ENVIRONMENTS[key] = gym.make(
-            spec, disable_env_checker=True, max_episode_steps=-1, **dict(env_kwargs)
+            spec, disable_env_checker=True, max_episode_steps=-1, **env_kwargs
         )
     return _ENVIRONMENTS[key]
+
+
+def _wrappers(spec: EnvSpec) -> list[str]:
+    """Names, the innermost first."""
+    return [wrapper.name for wrapper in spec.additional_wrappers]

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from ..agent import WorldModelMPCAgent
@@ -32,6 +33,7 @@ from ..data import TrajectoryDataset
 from ..data.latents import LatentDataset
 from ..data.simulate import Simulator
 from ..diagnostics import judge
+from ..observations import ObservationKeys
 from ..planners import GradientPlanner
 from ..precision import Precision, uses_bfloat16
 from ..report import machine
@@ -116,8 +118,11 @@ class FinetuneConfig:
             )
 
 
-def finetune(config: FinetuneConfig) -> LatentWorldModel:
+def finetune(config: FinetuneConfig, env_spec: EnvSpec | None = None) -> LatentWorldModel:
     """Finetune, judge and save a world model; returns it in eval mode.
+
+    env_spec: `env.spec` of the env that the data were collected with, for the online methods where
+        it has wrappers; a dataset knows their names alone.
 
     Raises:
         KeyError, FileNotFoundError, ValueError: model or data cannot be read, the model is for
@@ -138,7 +143,7 @@ def finetune(config: FinetuneConfig) -> LatentWorldModel:
     file = config.latents or config.out / "latents.npy"
     latents = LatentDataset.encode(model, dataset, file, config.progress, mirrors=config.mirrors)
     with ExitStack() as stack:
-        batches = _batches(config, model, planning, dataset, latents, training, stack)
+        batches = _batches(config, model, planning, dataset, latents, training, stack, env_spec)
         model.predictor.requires_grad_(True)  # an agent freezes its model
         optimize(
             config.method,
@@ -168,25 +173,22 @@ def _batches(
     latents: LatentDataset,
     training: np.ndarray,
     stack: ExitStack,
+    env_spec: EnvSpec | None,
 ) -> Callable[[int], Iterator[Item]]:
     """First step → the batches from there on."""
     frames, frameskip = model.history + config.horizon, model.config.frameskip
     if "online" not in config.method:
         where = (frames, frameskip, training, config.windows, config.seed)
         return lambda first: enumerate(latents.windows(*where, first), first)
-    simulator = stack.enter_context(
-        Simulator(
-            model.config.env_id,
-            config.workers or os.cpu_count() or 1,
-            **dataset.metadata["env_kwargs"],
-        )
-    )
+    workers = config.workers or os.cpu_count() or 1
+    simulator = stack.enter_context(Simulator.of(dataset, workers, env_spec))
     simulator.check(dataset, training)
     # Which acts its plans out, good or bad: it is there to see what comes of them.
     acting = {"proposals": config.online.proposals, "dead_band": 0.0}
     mpc = {**planning.get("mpc", {}), **acting}
+    planner = GradientPlanner(config.online.planner)
     agent = WorldModelMPCAgent.from_settings(
-        model, {**planning, "mpc": mpc}, GradientPlanner(config.online.planner), seed=config.seed
+        model, {**planning, "mpc": mpc}, planner, keys=ObservationKeys(), seed=config.seed
     )
     source = OnlineBatches(
         agent,

@@ -10,6 +10,7 @@ simulator as the expert.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -171,9 +172,10 @@ class OnlineBatches:
         """Frames (B, n, …) and the env actions between them (B, n-1, A), as a round keeps them."""
         model = self._agent.model
         pixels, proprio, actions = view.pixels(pixels), view.proprio(proprio), view.action(actions)
-        shape = pixels.shape[:2]
-        frames = (pixels.reshape(-1, *pixels.shape[2:]), proprio.reshape(-1, proprio.shape[2]))
-        latents = encode_frames(model, *frames).unflatten(0, shape)
+        shape = proprio.shape[:2]
+        count = math.prod(shape)  # of pictures that may be empty
+        pixels, proprio = (part.reshape(count, *part.shape[2:]) for part in (pixels, proprio))
+        latents = encode_frames(model, pixels, proprio).unflatten(0, shape)
         taken = torch.from_numpy(actions).to(model.device)
         normalized = model.action_normalizer.normalize(taken).cpu()
         last = torch.zeros_like(normalized[:, :1])
