@@ -171,7 +171,7 @@ def test_simulator_plays_what_the_env_plays(env_id: str, workers: int) -> None:
 
 
 def test_simulator_is_checked_against_the_data(tmp_path: Path) -> None:
-    """Walls that differ from episode to episode are no part of Wall's state."""
+    """By the picture: another door is another env."""
     data = collect(
         "gbp/Wall-v0", 3, 0, tmp_path, steps=8, workers=1, progress=False, image_size=64, door_y=20
     )
@@ -182,6 +182,25 @@ def test_simulator_is_checked_against_the_data(tmp_path: Path) -> None:
         pytest.raises(ValueError, match=r"does not go on as episode 0 of .* was recorded"),
     ):
         simulator.check(data, np.arange(3))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_walls_that_are_drawn_at_a_reset_are_drawn_again(tmp_path: Path, workers: int) -> None:
+    """They are no part of Wall's state, but follow from the seed of the episode."""
+    options = {"image_size": 64, "randomize": True}
+    data = collect("gbp/Wall-v0", 4, 30, tmp_path, steps=8, workers=1, progress=False, **options)
+    with Simulator.of(data, workers) as simulator:
+        simulator.check(data, np.arange(4))
+        windows = data.windows(3, 2, [1, 3])
+        indices = np.arange(0, len(windows), 3)
+        episodes = windows.episodes_of(indices)
+        assert set(episodes) == {1, 3}
+        batch = {key: value.numpy() for key, value in windows.batch(indices).items()}
+        start, actions = batch["state"][:, 0], batch["action"].reshape(len(indices), 4, 2)
+        frames = simulator.play(start, actions, data.reset_seeds(episodes))
+        np.testing.assert_array_equal(frames.pixels[:, 1::2], batch["pixels"][:, 1:])
+    first, other = (data.episode(index)["pixels"][0] for index in (1, 3))
+    assert (first != other).mean() > 0.05  # another wall
 
 
 def test_simulator_needs_an_env_that_tells_its_state() -> None:
@@ -250,8 +269,9 @@ def test_online_goals(
     make_model: Any, wall_data: TrajectoryDataset, tmp_path: Path, goals: str
 ) -> None:
     source = online_batches(make_model(), wall_data, tmp_path, goals=goals)
-    start, goal = source._draw(np.random.default_rng(0))
+    start, goal, seeds = source._draw(np.random.default_rng(0))
     assert start["pixels"].shape == goal["pixels"].shape == (3, 16, 16, 3)
+    assert set(seeds) <= set(wall_data.reset_seeds(np.arange(10)))
     distance = np.linalg.norm(start["state"] - goal["state"], axis=-1)
     if goals == "trajectory":  # at most 2·(2√2) px a step, 10 steps
         assert distance.max() < 10 * 2 * 8**0.5

@@ -85,6 +85,12 @@ class TrajectoryDataset:
         chosen = range(len(self)) if episodes is None else episodes
         return np.concatenate([self.episode(int(i))["action"][:-1] for i in chosen])
 
+    def reset_seeds(self, episodes: Sequence[int] | np.ndarray) -> np.ndarray:
+        """What the env was reset with at the beginning of these episodes (B,), as `collect` does;
+        0 where a dataset does not say."""
+        first = self.metadata.get("seed")
+        return np.zeros(len(episodes), np.int64) if first is None else first + np.asarray(episodes)
+
     def split(self, held_out: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
         """Episode indices (training, held out); the last ones are held out, at least one."""
         if len(self) < 2:
@@ -130,7 +136,7 @@ class Windows(torch.utils.data.Dataset[dict[str, Tensor]]):
         self._frames = frames
         self._frameskip = frameskip
         chosen = np.arange(len(dataset)) if episodes is None else np.asarray(episodes)
-        self._rows = dataset.episodes[chosen]
+        self._chosen, self._rows = chosen, dataset.episodes[chosen]
         counts = np.maximum(self._rows[:, 2] - (frames - 1) * frameskip, 0)
         self._ends = np.cumsum(counts)
         if not len(self._ends) or self._ends[-1] == 0:
@@ -145,6 +151,11 @@ class Windows(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {key: value[0] for key, value in self.batch([index]).items()}
+
+    def episodes_of(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The dataset's episodes (B,) that the windows with these indices are cut from."""
+        found: np.ndarray = self._chosen[np.searchsorted(self._ends, indices, side="right")]
+        return found
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
         """The windows with these indices, stacked: each tensor gets a leading batch dimension."""

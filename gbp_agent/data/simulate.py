@@ -91,24 +91,28 @@ class Simulator:
             self._pool.join()
             self._pool = None
 
-    def play(self, start: np.ndarray, actions: np.ndarray) -> Frames:
+    def play(
+        self, start: np.ndarray, actions: np.ndarray, seeds: np.ndarray | None = None
+    ) -> Frames:
         """Start in states (B, s) and take env actions (B, n, A): the n frames after each action.
 
-        Reaching a goal ends nothing.
+        Reaching a goal ends nothing. seeds: (B,), what the env is reset with before it is put into
+        the states, by which it draws what they do not tell, such as walls; 0 by default.
 
         Raises:
             ValueError: the environment does not tell its state.
         """
         shares = np.array_split(np.arange(len(start)), self._workers)
         made = (self._spec, self._keys, self._env_kwargs)
-        tasks = [(*made, start[i], actions[i]) for i in shares if len(i)]
+        seeds = np.zeros(len(start), np.int64) if seeds is None else seeds
+        tasks = [(*made, start[i], actions[i], seeds[i]) for i in shares if len(i)]
         found = self._pool.starmap(_play, tasks) if self._pool else [_play(*task) for task in tasks]
         return Frames(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     def check(self, dataset: TrajectoryDataset, episodes: np.ndarray) -> None:
         """Raise ValueError unless the environment goes on from a state as it was recorded to, in a
         few of the episodes, by the picture or, where there is none, by the proprioception. One that
-        draws walls at each reset, of which its state says nothing, does not."""
+        draws walls at each reset does if they depend on the seed alone."""
         moving = np.asarray(episodes)[dataset.episodes[episodes, 2] > 1]
         for index in evenly_chosen(moving, 8)[:8]:
             episode = dataset.episode(int(index))
@@ -116,7 +120,8 @@ class Simulator:
                 raise ValueError(f"{dataset.folder} holds no states; {NEEDED}")
             middle = (len(episode["state"]) - 1) // 2
             start, action = (episode[key][middle : middle + 1] for key in ("state", "action"))
-            seen, after = self.play(start, action[:, None]), middle + 1
+            seeds, after = dataset.reset_seeds([index]), middle + 1
+            seen = self.play(start, action[:, None], seeds)
             odd = np.abs(seen.pixels[0, 0].astype(int) - episode["pixels"][after]) > LEVELS
             off = np.abs(seen.proprio[0, 0] - episode["proprio"][after])
             if odd.size and odd.mean() > ODD_SHARE:
@@ -127,7 +132,8 @@ class Simulator:
                 continue
             raise ValueError(
                 f"{self._spec.id} does not go on as episode {index} of {dataset.folder} was "
-                f"recorded ({what}); its state must tell all that differs between episodes"
+                f"recorded ({what}); its state and the seed of its reset must tell all that "
+                "differs between episodes"
             )
 
 
@@ -143,13 +149,14 @@ def _play(
     env_kwargs: dict[str, Any],
     start: np.ndarray,
     actions: np.ndarray,
+    seeds: np.ndarray,
 ) -> Frames:
     env = _environment(spec, env_kwargs)
     rows: dict[str, list[np.ndarray]] = {key: [] for key in Frames._fields}
     takes_goal = "goal" in getattr(env.unwrapped, "reset_options", ())
-    for state, plan in zip(start, actions, strict=True):
+    for state, plan, seed in zip(start, actions, seeds, strict=True):
         options = {"start": state} | ({"goal": state} if takes_goal else {})
-        env.reset(seed=0, options=options)
+        env.reset(seed=int(seed), options=options)
         for action in plan:
             observation, _, _, _, info = env.step(action)
             if "state" not in info:

@@ -141,7 +141,7 @@ class OnlineBatches:
 
     def _act_out(self, rng: np.random.Generator) -> dict[str, Tensor]:
         frameskip, count = self._agent.model.config.frameskip, self._config.trajectories
-        start, goal = self._draw(rng)
+        start, goal, seeds = self._draw(rng)
         observation: dict[str, Any] = {
             "pixels": start["pixels"],
             "proprio": start["proprio"],
@@ -156,7 +156,7 @@ class OnlineBatches:
             first = memory.position[0] - 1
             taken = memory.queue[:, first : first + frameskip]
             memory = replace(memory, position=np.full(count, first + frameskip))
-            frames = self._simulator.play(states, taken)
+            frames = self._simulator.play(states, taken, seeds)
             pixels.append(frames.pixels)
             proprio.append(frames.proprio)
             actions.append(taken)
@@ -184,15 +184,17 @@ class OnlineBatches:
             "actions": torch.cat([normalized, last], 1).contiguous(),
         }
 
-    def _draw(self, rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Starts and goals: frames with pixels, proprio and state, (B, …) each."""
+    def _draw(self, rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
+        """Starts and goals: frames with pixels, proprio and state, (B, …) each; and the seeds of
+        the starts' episodes (B,)."""
         horizon, count = self._agent.config.horizon, self._config.trajectories
         frameskip = self._agent.model.config.frameskip
         windows = self._dataset.windows(horizon + 1, frameskip, self._episodes)
-        chosen = windows.batch(rng.integers(len(windows), size=count))
-        other = chosen
+        indices = rng.integers(len(windows), size=count)
+        chosen = other = windows.batch(indices)
         if self._config.goals == "random":
             other = windows.batch(rng.integers(len(windows), size=count))
         keys = ("pixels", "proprio", "state")
         start = {key: chosen[key][:, 0].numpy() for key in keys}
-        return start, {key: other[key][:, -1].numpy() for key in keys}
+        seeds = self._dataset.reset_seeds(windows.episodes_of(indices))
+        return start, {key: other[key][:, -1].numpy() for key in keys}, seeds
