@@ -223,7 +223,8 @@ def compare(args: Args, agent: WorldModelMPCAgent, problems: int) -> dict[str, d
     """Milliseconds, costs and ratios of every solver with so many problems at once."""
     observations = []
     shape = agent.model.config
-    with gym.make(shape.env_id, image_size=shape.image_size) as env:
+    drawn = {"image_size": shape.image_size} if shape.env_id.startswith("gbp/") else {}
+    with gym.make(shape.env_id, **drawn) as env:
         for row in range(args.problems if problems == 1 else problems):
             observations.append(env.reset(seed=args.first_seed + row)[0])
     if problems > 1:

@@ -52,7 +52,8 @@ class CostGraphs:
                 del self._problems[next(iter(self._problems))]
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
-            problems = _Problems(self._cost_of, known, self._pool)
+            with torch.inference_mode(False):  # in case later calls are made outside of it
+                problems = _Problems(self._cost_of, known, self._pool)
         self._problems[rows] = problems  # the last one used stands last
         problems.set(known)
         return problems.cost
@@ -88,7 +89,7 @@ class _Problems:
             self._calls[key] += 1
             if self._calls[key] < RECORD_AT:
                 return self._cost(model_actions)
-            # Not in inference mode, in case the next call is made outside of it.
+            # Likewise not in inference mode.
             with torch.inference_mode(False), torch.set_grad_enabled(differentiable):
                 graph = _CostGraph(self._cost, model_actions, differentiable, self._pool)
             self._recorded[key] = graph

@@ -189,6 +189,32 @@ def test_online_finetuning_of_an_env_with_wrappers(checkpoint: Path, tmp_path: P
         assert frames.pixels.shape == (1, 5, 0, 0, 3)
 
 
+def test_simulators_of_other_specs_are_others() -> None:
+    seen = []
+    keys = ObservationKeys(pixels=None, proprio="sensed", goal_pixels=None)
+    for gravity, scale in ((1.0, 1.0), (50.0, 1.0), (1.0, 3.0)):
+        with PutBack(gym.make(ENV, g=gravity), scale=scale) as env:
+            assert env.spec is not None
+            with Simulator(env.spec, keys=keys) as simulator:
+                frames = simulator.play(np.array([[1.0, 0.0]]), np.zeros((1, 3, 1)))
+        seen.append(frames.proprio[0, -1])
+    assert np.abs(seen[1] - seen[0]).max() > 0.1
+    np.testing.assert_allclose(seen[2], 3 * seen[0], rtol=1e-5)
+
+
+def test_what_was_recorded_elsewhere_does_not_say_with_which_wrappers(tmp_path: Path) -> None:
+    with PutBack(gym.make(ENV)) as env:
+        spec = env.spec
+    assert spec is not None
+    keys = ObservationKeys(pixels=None, proprio="sensed", goal_pixels=None)
+    known = {"steps": 8, "workers": 1, "progress": False, "keys": keys}
+    data = collect(spec, 4, 0, tmp_path / "data", **known)
+    for name in ("wrappers", "keys"):
+        del data.metadata[name]
+    with Simulator.of(data, spec=spec, keys=keys) as simulator:
+        simulator.check(data, np.arange(4))
+
+
 def test_a_simulator_that_does_not_go_on_as_recorded(
     data: TrajectoryDataset, tmp_path: Path
 ) -> None:

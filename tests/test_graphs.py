@@ -133,12 +133,15 @@ def test_recorded_by_a_solver_in_inference_mode(
     agent = make_agent(config=MPCConfig(H, cuda_graphs=False))
     agent.model.to(device)
     known = problem(agent.model, 2, 0.0)
-    cost, candidates = CostGraphs(agent.cost_of)(*known), plans(2, 3).to(device)
+    graphs, candidates = CostGraphs(agent.cost_of), plans(2, 3).to(device)
     with torch.inference_mode():
+        cost = graphs(*known)
         for _ in range(RECORD_AT):
             cost(candidates)
-    expected = evaluate(agent.cost_of(*known), candidates)
-    torch.testing.assert_close(evaluate(cost, candidates), expected)
+    for shift in (0.0, 0.5):
+        known = problem(agent.model, 2, shift)
+        expected = evaluate(agent.cost_of(*known), candidates)
+        torch.testing.assert_close(evaluate(graphs(*known), candidates), expected)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -81,6 +81,35 @@ def test_fixed_weights_change_nothing_but_the_time(
         slope.sum().backward()
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_rollout_is_kept_as_long_as_its_graph(make_model: Any, rows: int) -> None:
+    model = make_model(substeps=2, predictor_depth=2).requires_grad_(False)
+    start = torch.randn(rows, 1, 6, generator=torch.Generator().manual_seed(2))
+    actions = torch.ones(rows, 4, 4, requires_grad=True)
+
+    def rolled() -> torch.Tensor:
+        found: torch.Tensor = model.unroll(split(start, 4), actions[:, :0], actions)
+        return found
+
+    out = rolled()
+    first, second = (
+        torch.autograd.grad(out.sum(), actions, retain_graph=retained)
+        for retained in (True, hasattr(torch._C._autograd, "_get_current_graph_task_keep_graph"))
+    )
+    torch.testing.assert_close(first, second)
+    node = out.grad_fn
+    assert node is not None
+    assert node.kept  # type: ignore[attr-defined]
+    torch.autograd.grad(out.sum(), actions)
+    if node.kept is None:  # type: ignore[attr-defined]  # where PyTorch says what is retained
+        with pytest.raises(RuntimeError, match="a second time"):
+            torch.autograd.grad(out.sum(), actions)
+    changed = rolled()
+    changed.mul_(2)
+    (slope,) = torch.autograd.grad(changed.sum(), actions)
+    torch.testing.assert_close(slope, 2 * first[0])
+
+
 @pytest.mark.parametrize(("rows", "expected"), [(4, 1), (4096, 2)])
 def test_few_plans_take_one_thread(
     make_model: Any, monkeypatch: Any, rows: int, expected: int

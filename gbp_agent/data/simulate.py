@@ -14,8 +14,9 @@ from ..observations import ObservationKeys
 from .dataset import TrajectoryDataset, evenly_chosen
 
 # A picture is another where more than this share of its numbers differ by more than so many of 255,
-# a vector without a picture where a number of it differs by more than this share of its spread.
-LEVELS, ODD_SHARE, ODD_SPREAD = 64, 0.002, 0.01
+# a vector without a picture where a number of it differs by more than this share of its spread, and
+# of its size.
+LEVELS, ODD_SHARE, ODD_SPREAD, ROUNDING = 64, 0.002, 0.01, 1e-5
 
 
 class Frames(NamedTuple):
@@ -49,33 +50,41 @@ class Simulator:
     ):
         self._spec = gym.spec(env_id) if isinstance(env_id, str) else env_id
         self._keys = keys or ObservationKeys()
-        self._env_kwargs = env_kwargs
         self._workers = workers
+        self._own = _Environment(self._spec, env_kwargs)
         self._pool: Pool | None = None
         if workers > 1:
-            self._pool = multiprocessing.get_context("spawn").Pool(workers)
+            made = (self._spec, env_kwargs)
+            self._pool = multiprocessing.get_context("spawn").Pool(workers, _of_this_worker, made)
 
     @classmethod
     def of(
-        cls, dataset: TrajectoryDataset, workers: int = 1, spec: EnvSpec | None = None
+        cls,
+        dataset: TrajectoryDataset,
+        workers: int = 1,
+        spec: EnvSpec | None = None,
+        keys: ObservationKeys | None = None,
     ) -> Simulator:
         """The env that a dataset was collected with.
 
-        spec: of the env, where it was collected with wrappers, of which a dataset knows the names.
+        spec: of the env, where it was collected with wrappers, of which a dataset knows the names
+            at most. keys: where the dataset does not say which entries are what.
 
         Raises:
             ValueError: other wrappers, or another env.
         """
         known = dataset.metadata
         found = spec or gym.spec(known["env_id"])
-        names, expected = _wrappers(found), known.get("wrappers", [])
+        names = [wrapper.name for wrapper in found.additional_wrappers]
+        expected = known.get("wrappers", names)  # what was recorded elsewhere does not say
         if (found.id, names) != (known["env_id"], expected):
             raise ValueError(
                 f"{dataset.folder} was collected in {known['env_id']} with the wrappers "
                 f"{', '.join(expected) or 'none'}, not in {found.id} with "
                 f"{', '.join(names) or 'none'}; give the spec that it was collected with"
             )
-        keys = ObservationKeys(**known["keys"]) if "keys" in known else None
+        if keys is None and "keys" in known:
+            keys = ObservationKeys(**known["keys"])
         return cls(found, workers, keys, **known["env_kwargs"])
 
     def __enter__(self) -> Simulator:
@@ -85,7 +94,8 @@ class Simulator:
         self.close()
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, and this one's environment."""
+        self._own.close()
         if self._pool is not None:
             self._pool.terminate()
             self._pool.join()
@@ -103,10 +113,12 @@ class Simulator:
             ValueError: the environment does not tell its state.
         """
         shares = np.array_split(np.arange(len(start)), self._workers)
-        made = (self._spec, self._keys, self._env_kwargs)
         seeds = np.zeros(len(start), np.int64) if seeds is None else seeds
-        tasks = [(*made, start[i], actions[i], seeds[i]) for i in shares if len(i)]
-        found = self._pool.starmap(_play, tasks) if self._pool else [_play(*task) for task in tasks]
+        tasks = [(self._keys, start[i], actions[i], seeds[i]) for i in shares if len(i)]
+        if self._pool is not None:
+            found = self._pool.starmap(_play_in_worker, tasks)
+        else:
+            found = [self._own.play(*task) for task in tasks]
         return Frames(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     def check(self, dataset: TrajectoryDataset, episodes: np.ndarray) -> None:
@@ -114,7 +126,10 @@ class Simulator:
         few of the episodes, by the picture or, where there is none, by the proprioception. One that
         draws walls at each reset does if they depend on the seed alone."""
         moving = np.asarray(episodes)[dataset.episodes[episodes, 2] > 1]
-        for index in evenly_chosen(moving, 8)[:8]:
+        chosen = evenly_chosen(moving, 8)[:8]
+        told = dataset.array("proprio", chosen)
+        near = ODD_SPREAD * told.std(0) + ROUNDING * np.abs(told).max(0) + 1e-6
+        for index in chosen:
             episode = dataset.episode(int(index))
             if episode["state"].shape[1] == 0:
                 raise ValueError(f"{dataset.folder} holds no states; {NEEDED}")
@@ -126,7 +141,7 @@ class Simulator:
             off = np.abs(seen.proprio[0, 0] - episode["proprio"][after])
             if odd.size and odd.mean() > ODD_SHARE:
                 what = f"{odd.mean():.1%} of the picture is another"
-            elif not odd.size and (off > ODD_SPREAD * episode["proprio"].std(0) + 1e-6).any():
+            elif not odd.size and not (off <= near).all():
                 what = f"the proprioception is off by {off.max():.3g}"
             else:
                 continue
@@ -143,45 +158,50 @@ NEEDED = (
 )
 
 
-def _play(
-    spec: EnvSpec,
-    keys: ObservationKeys,
-    env_kwargs: dict[str, Any],
-    start: np.ndarray,
-    actions: np.ndarray,
-    seeds: np.ndarray,
-) -> Frames:
-    env = _environment(spec, env_kwargs)
-    rows: dict[str, list[np.ndarray]] = {key: [] for key in Frames._fields}
-    takes_goal = "goal" in getattr(env.unwrapped, "reset_options", ())
-    for state, plan, seed in zip(start, actions, seeds, strict=True):
-        options = {"start": state} | ({"goal": state} if takes_goal else {})
-        env.reset(seed=int(seed), options=options)
-        for action in plan:
-            observation, _, _, _, info = env.step(action)
-            if "state" not in info:
-                raise ValueError(f'{spec.id} has no info["state"]; {NEEDED}')
-            picture, numbers = keys.frame(observation)
-            rows["pixels"].append(picture)
-            rows["proprio"].append(numbers)
-            rows["state"].append(info["state"])
-    shape = actions.shape[:2]
-    return Frames(*(np.stack(row).reshape(*shape, *row[0].shape) for row in rows.values()))
+class _Environment:
+    """One process's instance, made at first use, which plays one plan after the other."""
+
+    def __init__(self, spec: EnvSpec, env_kwargs: dict[str, Any]):
+        self._spec, self._env_kwargs = spec, env_kwargs
+        self._env: gym.Env | None = None
+
+    def play(
+        self, keys: ObservationKeys, start: np.ndarray, actions: np.ndarray, seeds: np.ndarray
+    ) -> Frames:
+        if self._env is None:
+            self._env = gym.make(
+                self._spec, disable_env_checker=True, max_episode_steps=-1, **self._env_kwargs
+            )
+        env = self._env
+        rows: dict[str, list[np.ndarray]] = {key: [] for key in Frames._fields}
+        takes_goal = "goal" in getattr(env.unwrapped, "reset_options", ())
+        for state, plan, seed in zip(start, actions, seeds, strict=True):
+            options = {"start": state} | ({"goal": state} if takes_goal else {})
+            env.reset(seed=int(seed), options=options)
+            for action in plan:
+                observation, _, _, _, info = env.step(action)
+                if "state" not in info:
+                    raise ValueError(f'{self._spec.id} has no info["state"]; {NEEDED}')
+                picture, numbers = keys.frame(observation)
+                rows["pixels"].append(picture)
+                rows["proprio"].append(numbers)
+                rows["state"].append(info["state"])
+        shape = actions.shape[:2]
+        return Frames(*(np.stack(row).reshape(*shape, *row[0].shape) for row in rows.values()))
+
+    def close(self) -> None:
+        if self._env is not None:
+            self._env.close()
+            self._env = None
 
 
-_ENVIRONMENTS: dict[Any, gym.Env] = {}
+_worker: _Environment  # in a worker process
 
 
-def _environment(spec: EnvSpec, env_kwargs: dict[str, Any]) -> gym.Env:
-    """The process's own instance, made at first use."""
-    key = (spec.id, repr(spec.additional_wrappers), repr(sorted(env_kwargs.items())))
-    if key not in _ENVIRONMENTS:
-        _ENVIRONMENTS[key] = gym.make(
-            spec, disable_env_checker=True, max_episode_steps=-1, **env_kwargs
-        )
-    return _ENVIRONMENTS[key]
+def _of_this_worker(spec: EnvSpec, env_kwargs: dict[str, Any]) -> None:
+    global _worker
+    _worker = _Environment(spec, env_kwargs)
 
 
-def _wrappers(spec: EnvSpec) -> list[str]:
-    """Names, the innermost first."""
-    return [wrapper.name for wrapper in spec.additional_wrappers]
+def _play_in_worker(*task: Any) -> Frames:
+    return _worker.play(*task)

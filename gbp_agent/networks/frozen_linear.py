@@ -60,11 +60,10 @@ class Product:
     def __call__(self, x: Tensor) -> Tensor:
         products = x.numel() * self._outputs
         alone = torch.get_num_threads() == 1
-        if self._may_be_halves and products < (_HALVES_ALONE if alone else _HALVES_AMONG_THREADS):
-            if self._halves is None:
-                self._halves = self._as_halves()
-            if self._halves is not None:
-                return torch.fbgemm_linear_fp16_weight_fp32_activation(x, *self._halves)
+        few = products < (_HALVES_ALONE if alone else _HALVES_AMONG_THREADS)
+        halves = self._as_halves() if few else None
+        if halves is not None:
+            return torch.fbgemm_linear_fp16_weight_fp32_activation(x, *halves)
         if self._can_pack and products >= _FEW_PRODUCTS:
             if self._packed is None:
                 self._packed = _pack(self._weight)
@@ -73,13 +72,20 @@ class Product:
             return torch.mm(x, self._turned)
         return torch.addmm(self._bias, x, self._turned)
 
+    @property
+    def reads_halves(self) -> bool:
+        """Whether FBGEMM multiplies a few rows, so that two take about as long as one."""
+        return self._as_halves() is not None
+
     def _as_halves(self) -> tuple[Tensor, Tensor] | None:
         """Packed weight and bias, if nothing is lost by that; else none, from now on."""
-        self._may_be_halves = holds_halves(self._weight)
-        if not self._may_be_halves:
-            return None
-        bias = self._weight.new_zeros(self._outputs) if self._bias is None else self._bias
-        return _pack_halves(self._weight), bias
+        if self._may_be_halves and self._halves is None:
+            self._may_be_halves = holds_halves(self._weight)
+            if self._may_be_halves:
+                bias = self._bias
+                bias = self._weight.new_zeros(self._outputs) if bias is None else bias
+                self._halves = _pack_halves(self._weight), bias
+        return self._halves
 
 
 def can_pack(weight: Tensor, dtype: torch.dtype | None = None) -> bool:

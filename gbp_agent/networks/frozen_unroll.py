@@ -23,7 +23,8 @@ _gelu_backward = torch.ops.aten.gelu_backward.default
 _glu_backward = torch.ops.aten.glu_backward.default
 # On a processor torch hands GELU of contiguous tensors to oneDNN, which for so few rows takes
 # several times as long as torch itself; transposed tensors it keeps. One row is contiguous either
-# way, so that a single plan is rolled out twice, side by side, which takes two thirds of the time.
+# way, so that a single plan is rolled out twice, side by side, where that reads no more: by
+# half-precision weights. It then takes two to three quarters of the time.
 _FEW_ROWS = 32
 # Up to so many hidden units, of all rows, one processor thread does it all. A second one saves
 # a fifth of the time at most, of a quarter as many units nothing, and where another program keeps a
@@ -93,8 +94,10 @@ class _Unroll(torch.autograd.Function):
         ctx: Any, latent: Tensor, embedded: Tensor, members: Sequence[Layers], checkpointed: bool
     ) -> Tensor:
         kept: list[Tensor] | None = [] if any(ctx.needs_input_grad) else None
-        count, rows, found = len(members), len(latent), []
-        latent, embedded = _two_at_least(latent), _two_at_least(embedded)
+        count, found = len(members), []
+        ctx.twice = len(latent) == 1 and members[0].input.forth.reads_halves
+        if ctx.twice:
+            latent, embedded = _twice(latent), _twice(embedded)
         # Without autograd's bookkeeping, up to a tenth of a gradient step of few plans.
         quick = torch.no_grad() if checkpointed else torch.inference_mode()
         with _threads_for(latent, members[0].width), quick:
@@ -106,19 +109,30 @@ class _Unroll(torch.autograd.Function):
                     )
                 ]
                 latent = _together(vectors, latent.shape[1], 1 / count)
-                found.append(latent)
-        ctx.members, ctx.kept = members, kept
+                found.append(latent[:1] if ctx.twice else latent)
+        ctx.members, ctx.kept, ctx.checkpointed = members, kept, checkpointed
         if checkpointed:
             ctx.kept = None
             ctx.save_for_backward(*(kept or ()))
-        return torch.stack(found, 1)[:rows]
+        # Into a tensor of its own, which can be written to: a stack of what was made in inference
+        # mode counts as a view.
+        out = found[0].new_empty(len(found[0]), len(found), found[0].shape[1])
+        return torch.stack(found, 1, out=out)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        members, kept = ctx.members, reversed(ctx.saved_tensors if ctx.kept is None else ctx.kept)
-        count, rows = len(members), len(gradient)
-        gradient = _two_at_least(gradient)
+        members, known = ctx.members, ctx.saved_tensors if ctx.checkpointed else ctx.kept
+        if known is None:
+            raise RuntimeError(
+                "a roll-out is differentiated a second time, but what that takes is freed; "
+                "give retain_graph=True the first time"
+            )
+        if not _keeps_graph():
+            ctx.kept = None  # freed with what else the graph holds
+        count, kept = len(members), reversed(known)
+        if ctx.twice:
+            gradient = _twice(gradient)
         of_latent, of_embedded = torch.zeros_like(gradient[:, 0]), []
         with _threads_for(gradient, members[0].width), torch.inference_mode():
             for of_found in reversed(gradient.unbind(1)):
@@ -130,13 +144,18 @@ class _Unroll(torch.autograd.Function):
                 of_latent = _together([vector for vector, _ in before], gradient.shape[2], 1.0)
                 of_embedded += [hidden for _, hidden in reversed(before)]
         # Back to front, the last member first.
-        steps = torch.stack(of_embedded[::-1], 1)[:rows]
-        return of_latent[:rows].clone(), steps.unflatten(1, (-1, count)).flatten(2), None, None
+        steps = torch.stack(of_embedded[::-1], 1).unflatten(1, (-1, count)).flatten(2)
+        rows = 1 if ctx.twice else len(gradient)
+        return of_latent[:rows].clone(), steps[:rows], None, None
 
 
-def _two_at_least(rows: Tensor) -> Tensor:
-    """These rows (N, ...), a single one twice."""
-    return rows.expand(2, *rows.shape[1:]) if len(rows) == 1 else rows
+def _twice(row: Tensor) -> Tensor:
+    """A single row (1, ...) as (2, ...)."""
+    return row.expand(2, *row.shape[1:])
+
+
+# Whether backward was asked to retain the graph. Where PyTorch does not say, nothing is freed.
+_keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 
 def _apart(latent: Tensor, members: Sequence[Layers], share: float) -> list[Tensor]:

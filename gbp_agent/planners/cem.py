@@ -137,7 +137,7 @@ class CEMPlanner:
                 best.update(points[:, :1], costs[:, :1])  # where it starts, which a tie goes to
             costs, index = costs.topk(config.elites, dim=1, largest=False)
             elites = take_samples(points, index)
-            found.add(elites[:, 0], costs[:, 0])  # the lowest comes first
+            found.add(elites[:, 0].clone(), costs[:, 0].clone())  # the lowest comes first
             mean, std = self._fit(elites, costs, mean, std)
         trace = found.settle()
         final = mean.clamp(low, high)[:, None]
@@ -170,8 +170,9 @@ class CEMPlanner:
 
         A mean needs one such elite and a standard deviation two; rows with fewer keep theirs.
         """
-        # As a rule all are, which takes half as many operations; the numbers are the same to the
-        # bit, whatever the rows beside. A GPU would have to be waited for.
+        # As a rule all are, which takes half as many operations; the numbers are the same, in
+        # float32 and float64 to the bit, whatever the rows beside. A GPU would have to be waited
+        # for.
         if costs.is_cpu and float(costs[:, -1].max()) < torch.inf:
             fitted_mean = elites.mean(dim=1)
             variance = (elites - fitted_mean[:, None]).square_().mean(dim=1)

@@ -118,11 +118,17 @@ class FinetuneConfig:
             )
 
 
-def finetune(config: FinetuneConfig, env_spec: EnvSpec | None = None) -> LatentWorldModel:
+def finetune(
+    config: FinetuneConfig,
+    env_spec: EnvSpec | None = None,
+    keys: ObservationKeys | None = None,
+) -> LatentWorldModel:
     """Finetune, judge and save a world model; returns it in eval mode.
 
     env_spec: `env.spec` of the env that the data were collected with, for the online methods where
-        it has wrappers; a dataset knows their names alone.
+        it has wrappers; a dataset knows their names at most.
+    keys: of its observations, for the online methods where a dataset that was recorded elsewhere
+        does not say which entries are what.
 
     Raises:
         KeyError, FileNotFoundError, ValueError: model or data cannot be read, the model is for
@@ -143,7 +149,11 @@ def finetune(config: FinetuneConfig, env_spec: EnvSpec | None = None) -> LatentW
     file = config.latents or config.out / "latents.npy"
     latents = LatentDataset.encode(model, dataset, file, config.progress, mirrors=config.mirrors)
     with ExitStack() as stack:
-        batches = _batches(config, model, planning, dataset, latents, training, stack, env_spec)
+        simulator = None
+        if "online" in config.method:
+            workers = config.workers or os.cpu_count() or 1
+            simulator = stack.enter_context(Simulator.of(dataset, workers, env_spec, keys))
+        batches = _batches(config, model, planning, dataset, latents, training, simulator)
         model.predictor.requires_grad_(True)  # an agent freezes its model
         optimize(
             config.method,
@@ -172,16 +182,13 @@ def _batches(
     dataset: TrajectoryDataset,
     latents: LatentDataset,
     training: np.ndarray,
-    stack: ExitStack,
-    env_spec: EnvSpec | None,
+    simulator: Simulator | None,
 ) -> Callable[[int], Iterator[Item]]:
     """First step → the batches from there on."""
     frames, frameskip = model.history + config.horizon, model.config.frameskip
-    if "online" not in config.method:
+    if simulator is None:
         where = (frames, frameskip, training, config.windows, config.seed)
         return lambda first: enumerate(latents.windows(*where, first), first)
-    workers = config.workers or os.cpu_count() or 1
-    simulator = stack.enter_context(Simulator.of(dataset, workers, env_spec))
     simulator.check(dataset, training)
     # Which acts its plans out, good or bad: it is there to see what comes of them.
     acting = {"proposals": config.online.proposals, "dead_band": 0.0}
