@@ -77,8 +77,8 @@ class Args:
     """Also write the figures there."""
 
 
-def shape(args: Args) -> PatchConfig:
-    """Of a model of this size."""
+def config_of(args: Args) -> PatchConfig:
+    """The shape of a model of this size."""
     return PatchConfig(
         "gbp/PushT-v0", 4, (-1, -1), (1, 1), encoder=args.encoder, encoder_size=args.encoder_size,
         depth=args.depth, history=args.history, proposals=0,
@@ -87,7 +87,7 @@ def shape(args: Args) -> PatchConfig:
 
 def random_model(args: Args) -> PatchWorldModel:
     """A model of this size with random weights."""
-    model = PatchWorldModel(shape(args)).eval()
+    model = PatchWorldModel(config_of(args)).eval()
     initialize(model.predictor, torch.Generator().manual_seed(0))
     return model.to(args.device)
 
@@ -135,7 +135,7 @@ def peaks(args: Args) -> dict[str, dict[str, float]]:
     print("| decision | peak, GiB | seconds |\n|---|---|---|")
     found = {}
     for name, (planner, mpc) in planners.items():
-        found[name] = peak_memory.decision_in_a_child(shape(args), planner, mpc, threads)
+        found[name] = peak_memory.decision_in_a_child(config_of(args), planner, mpc, threads)
         line = f"| {name} | {found[name]['peak_gib']:.2f} | {found[name]['seconds']:.1f} |"
         print(line, flush=True)
     return found

@@ -33,7 +33,6 @@ import torch
 import tyro
 from candidates import Candidates, Column, play
 from comparison import GRADIENT_DESCENT_RATE, METHODS, RADII, SETTINGS, TUNED
-from pretrain import TASKS
 
 from gbp_agent import (
     AdversarialConfig,
@@ -178,7 +177,7 @@ def make_gap(args: Args, task: str) -> None:
     data = args.candidates.dataset(task)
     ledger = Ledger(args.out / "gap.json")
     column = args.candidates.columns(task, open_loop=True)["adam"]
-    with Simulator(TASKS[task]["data"]["env_id"], os.cpu_count() or 1) as simulator:
+    with Simulator.of(data, os.cpu_count() or 1) as simulator:
         for model in args.models_of(task):
             agent = acting_agent(args, task, model, column)
             windows = data.windows(

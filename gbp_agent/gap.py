@@ -68,10 +68,11 @@ def train_test_gap(
     """
     model, frameskip = agent.model, agent.model.config.frameskip
     rng = np.random.default_rng(seed)
-    window = windows.batch(rng.integers(len(windows), size=count))
+    indices = rng.integers(len(windows), size=count)
+    window = windows.batch(indices)
     frames = {key: window[key].numpy() for key in ("pixels", "proprio", "state")}
     plan = agent.plan(from_first_to_last(window))
-    seen = simulator.play(frames["state"][:, 0], plan.actions)
+    seen = simulator.play(frames["state"][:, 0], plan.actions, windows.reset_seeds(indices))
     own = {
         key: np.concatenate(
             [frames[key][:, :1], getattr(seen, key)[:, frameskip - 1 :: frameskip]], 1
@@ -83,8 +84,7 @@ def train_test_gap(
         ("expert", frames, window["action"].flatten(1, 2)),
         ("planner", own, torch.from_numpy(plan.actions)),
     ):
-        pixels, proprio = (shown[k].reshape(-1, *shown[k].shape[2:]) for k in ("pixels", "proprio"))
-        latents = encode_frames(model, pixels, proprio).unflatten(0, (count, -1)).to(model.device)
+        latents = encode_frames(model, shown["pixels"], shown["proprio"]).to(model.device)
         taken = model.action_normalizer.to_model(actions.to(model.device), frameskip)
         errors[name] = error_along(model, latents, taken)
     return errors

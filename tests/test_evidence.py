@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from conftest import FAMILIES
 from torch import Tensor
 
-from gbp_agent import MPCConfig, TrajectoryDataset
+from gbp_agent import MPCConfig, TrajectoryDataset, collect
 from gbp_agent.data.simulate import Simulator
 from gbp_agent.gap import error_along, train_test_gap
 from gbp_agent.landscape import cost_slice, gradient_variation
@@ -20,17 +21,21 @@ from gbp_agent.world_model import join, split
 HORIZON = 3
 
 
+@pytest.mark.parametrize("randomize", [False, True])
 def test_gap_of_a_planner_that_does_what_the_expert_did(
-    make_agent: Any, wall_data: TrajectoryDataset
+    make_agent: Any, tmp_path: Path, randomize: bool
 ) -> None:
+    """Also where each episode has walls of its own."""
     agent = make_agent(config=MPCConfig(horizon=HORIZON))
-    windows = wall_data.windows(HORIZON + 1, agent.model.config.frameskip)
+    options = {"image_size": 16, "randomize": randomize}
+    data = collect("gbp/Wall-v0", 5, 0, tmp_path, steps=20, workers=1, progress=False, **options)
+    windows = data.windows(HORIZON + 1, agent.model.config.frameskip)
     count, seed = 5, 3
     chosen = np.random.default_rng(seed).integers(len(windows), size=count)
     known = windows.batch(chosen)["action"].flatten(1, 2).numpy()
     plan = agent.plan
     agent.plan = lambda observation: replace(plan(observation), actions=known)
-    with Simulator("gbp/Wall-v0", image_size=16) as simulator:
+    with Simulator.of(data) as simulator:
         found = train_test_gap(agent, windows, simulator, count, seed)
     for key, errors in found["expert"].items():
         torch.testing.assert_close(found["planner"][key], errors)

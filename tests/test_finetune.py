@@ -193,11 +193,11 @@ def test_walls_that_are_drawn_at_a_reset_are_drawn_again(tmp_path: Path, workers
         simulator.check(data, np.arange(4))
         windows = data.windows(3, 2, [1, 3])
         indices = np.arange(0, len(windows), 3)
-        episodes = windows.episodes_of(indices)
-        assert set(episodes) == {1, 3}
+        seeds = windows.reset_seeds(indices)
+        assert set(seeds) == {31, 33}
         batch = {key: value.numpy() for key, value in windows.batch(indices).items()}
         start, actions = batch["state"][:, 0], batch["action"].reshape(len(indices), 4, 2)
-        frames = simulator.play(start, actions, data.reset_seeds(episodes))
+        frames = simulator.play(start, actions, seeds)
         np.testing.assert_array_equal(frames.pixels[:, 1::2], batch["pixels"][:, 1:])
     first, other = (data.episode(index)["pixels"][0] for index in (1, 3))
     assert (first != other).mean() > 0.05  # another wall

@@ -152,10 +152,10 @@ class Windows(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {key: value[0] for key, value in self.batch([index]).items()}
 
-    def episodes_of(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The dataset's episodes (B,) that the windows with these indices are cut from."""
-        found: np.ndarray = self._chosen[np.searchsorted(self._ends, indices, side="right")]
-        return found
+    def reset_seeds(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Those (B,) of the episodes that the windows with these indices are cut from."""
+        rows = np.searchsorted(self._ends, indices, side="right")
+        return self._dataset.reset_seeds(self._chosen[rows])
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
         """The windows with these indices, stacked: each tensor gets a leading batch dimension."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -138,17 +139,20 @@ class LatentDataset:
 def encode_frames(
     model: LatentWorldModel, pixels: np.ndarray, proprio: np.ndarray, batch_size: int = 512
 ) -> Tensor:
-    """Joined latents (N, L) of frames: pixels (N, S, S, 3) uint8, proprio (N, p) in env units."""
-    device = model.device
+    """Joined latents (..., L) of frames: pixels (..., S, S, 3) uint8, proprio (..., p) in env
+    units."""
+    device, leading = model.device, proprio.shape[:-1]
+    count = math.prod(leading)  # of pictures that may be empty
+    pixels, proprio = pixels.reshape(count, *pixels.shape[-3:]), proprio.reshape(count, -1)
     found = []
-    for begin in range(0, len(proprio), batch_size):
+    for begin in range(0, count, batch_size):
         rows = slice(begin, begin + batch_size)
         latent: Latent = model.encode(
             torch.from_numpy(np.ascontiguousarray(pixels[rows])).to(device),
             torch.from_numpy(np.ascontiguousarray(proprio[rows])).to(device),
         )
         found.append(join(latent).float().cpu())
-    return torch.cat(found)
+    return torch.cat(found).unflatten(0, leading)
 
 
 def _write(

@@ -127,6 +127,8 @@ class Simulator:
         draws walls at each reset does if they depend on the seed alone."""
         moving = np.asarray(episodes)[dataset.episodes[episodes, 2] > 1]
         chosen = evenly_chosen(moving, 8)[:8]
+        if len(chosen) == 0:
+            return
         told = dataset.array("proprio", chosen)
         near = ODD_SPREAD * told.std(0) + ROUNDING * np.abs(told).max(0) + 1e-6
         for index in chosen:

@@ -110,9 +110,9 @@ class _Unroll(torch.autograd.Function):
                 ]
                 latent = _together(vectors, latent.shape[1], 1 / count)
                 found.append(latent[:1] if ctx.twice else latent)
-        ctx.members, ctx.kept, ctx.checkpointed = members, kept, checkpointed
+        ctx.members, ctx.checkpointed = members, checkpointed
+        ctx.kept = None if checkpointed else kept
         if checkpointed:
-            ctx.kept = None
             ctx.save_for_backward(*(kept or ()))
         # Into a tensor of its own, which can be written to: a stack of what was made in inference
         # mode counts as a view.

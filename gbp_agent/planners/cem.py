@@ -137,7 +137,8 @@ class CEMPlanner:
                 best.update(points[:, :1], costs[:, :1])  # where it starts, which a tie goes to
             costs, index = costs.topk(config.elites, dim=1, largest=False)
             elites = take_samples(points, index)
-            found.add(elites[:, 0].clone(), costs[:, 0].clone())  # the lowest comes first
+            # The lowest comes first; a copy, so that the other elites can be let go.
+            found.add(elites[:, 0].clone(), costs[:, 0])
             mean, std = self._fit(elites, costs, mean, std)
         trace = found.settle()
         final = mean.clamp(low, high)[:, None]

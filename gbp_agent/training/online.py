@@ -10,7 +10,6 @@ simulator as the expert.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -172,10 +171,7 @@ class OnlineBatches:
         """Frames (B, n, …) and the env actions between them (B, n-1, A), as a round keeps them."""
         model = self._agent.model
         pixels, proprio, actions = view.pixels(pixels), view.proprio(proprio), view.action(actions)
-        shape = proprio.shape[:2]
-        count = math.prod(shape)  # of pictures that may be empty
-        pixels, proprio = (part.reshape(count, *part.shape[2:]) for part in (pixels, proprio))
-        latents = encode_frames(model, pixels, proprio).unflatten(0, shape)
+        latents = encode_frames(model, pixels, proprio)
         taken = torch.from_numpy(actions).to(model.device)
         normalized = model.action_normalizer.normalize(taken).cpu()
         last = torch.zeros_like(normalized[:, :1])
@@ -196,5 +192,5 @@ class OnlineBatches:
             other = windows.batch(rng.integers(len(windows), size=count))
         keys = ("pixels", "proprio", "state")
         start = {key: chosen[key][:, 0].numpy() for key in keys}
-        seeds = self._dataset.reset_seeds(windows.episodes_of(indices))
-        return start, {key: other[key][:, -1].numpy() for key in keys}, seeds
+        goal = {key: other[key][:, -1].numpy() for key in keys}
+        return start, goal, windows.reset_seeds(indices)
