@@ -66,11 +66,11 @@ PACKAGES = ("stable-worldmodel", "torchrl", "tensordict", "pytorch-mppi")
 class Args:
     agent: str = "pusht"
     """Shipped model's name or checkpoint folder; "dino-wm" for random weights of DINO-WM's size."""
-    problems: int = 8
+    problems: int = 16
     """Problems that are solved one by one."""
     batch: int = 25
     """Problems that are solved at once, by those that can; 0 leaves this part out."""
-    batch_repeats: int = 3
+    batch_repeats: int = 9
     """Times that the batch is solved."""
     first_seed: int = EVALUATION_SEEDS_BEGIN + 100_000
     """Of the problems."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .mpc import MPCConfig
+from .objectives import GoalObjective
 from .precision import uses_bfloat16
 from .rollouts import in_parts, rollouts_from
 from .types import CostFunction, Latent, Objective
@@ -23,6 +24,9 @@ class PlanningCost:
         self._rollouts_of = rollouts_from(model, config)
         self._most = model.rollouts_at_once
         half = uses_bfloat16(config.precision, model.device)
+        # Autograd's bookkeeping is a fiftieth of 100 roll-outs of a small model. Others' objectives
+        # are not told to do without, since they may differentiate something by themselves.
+        self._bare = isinstance(objective, GoalObjective) and not config.compile
         self._precision = partial(torch.autocast, model.device.type, torch.bfloat16, enabled=half)
 
     def __call__(self, start: Latent, past_actions: Tensor, goal: Latent) -> CostFunction:
@@ -33,14 +37,21 @@ class PlanningCost:
         with self._precision():
             rollouts = self._rollouts_of(start, past_actions)
 
-        def cost(model_actions: Tensor) -> Tensor:
+        def costs(model_actions: Tensor) -> Tensor:
             samples = model_actions.shape[1]
             with self._precision():
                 predicted = rollouts(model_actions.flatten(0, 1))
             goals = Latent(*(repeat_rows(part, samples) for part in goal))
             return self._checked(predicted, goals).unflatten(0, (-1, samples))
 
-        return in_parts(cost, self._most)
+        def bare_costs(model_actions: Tensor) -> Tensor:
+            if torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+                return costs(model_actions)
+            with torch.inference_mode():
+                found = costs(model_actions)
+            return found.clone()  # which can be used and written to like any other tensor
+
+        return in_parts(bare_costs if self._bare else costs, self._most)
 
     def _checked(self, predicted: Latent, goals: Latent) -> Tensor:
         costs = self._objective(predicted, goals)

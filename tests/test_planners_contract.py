@@ -81,8 +81,8 @@ def test_the_result_describes_the_plan(name: str) -> None:
     assert not result.model_actions.requires_grad
     assert result.model_actions.shape == (4, H, M)
     config: Any = planner.config  # type: ignore[attr-defined]
-    iterations = config.steps if name == "gradient" else config.iterations
-    assert result.cost_trace.shape == (iterations + 1, 4)
+    rows = config.steps + 1 if name == "gradient" else config.iterations
+    assert result.cost_trace.shape == (rows, 4)
 
 
 @every_planner

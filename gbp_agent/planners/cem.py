@@ -78,8 +78,8 @@ class CEMPlanner:
     proposal, and where there is none (K = 0, or no finite cost) as with "zeros". Its first
     standard deviation is `init_std`; samples are clamped into the bounds.
 
-    The best point ever evaluated is returned, proposals and the final mean included:
-    `cost_trace` has iterations + 1 rows, of which the last is the cost with the final mean. A
+    The best point ever evaluated is returned, proposals included: `cost_trace` has a row for each
+    iteration. No Gaussian is fitted to the last elites, since nothing would be sampled from it. A
     candidate without a finite cost is no elite; a row with none keeps its mean.
 
     Noise is drawn once per iteration with shape (S, H, M) for all rows, so a row's plan does
@@ -121,13 +121,13 @@ class CEMPlanner:
             high=high,
             max_rollouts=config.max_rollouts,
         )
-        mean, best = starts.plans[:, 0], starts.best
+        mean, best = starts.plans, starts.best
         std = torch.full_like(mean, config.init_std)
         found = BestOfEach(best)
         for iteration in range(config.iterations):
             noise = draw_noise(generator, config.samples, initial)
             noise[0] = 0.0  # the present mean is one of the samples
-            samples = torch.addcmul(mean[:, None], std[:, None], noise).clamp_(low, high)
+            samples = torch.addcmul(mean, std, noise).clamp_(low, high)
             ranked = [
                 self._score(cost, part, low, high, best)
                 for part in split_samples(samples, config.max_rollouts)
@@ -139,16 +139,15 @@ class CEMPlanner:
             elites = take_samples(points, index)
             # The lowest comes first; a copy, so that the other elites can be let go.
             found.add(elites[:, 0].clone(), costs[:, 0])
-            mean, std = self._fit(elites, costs, mean, std)
+            if iteration + 1 < config.iterations:
+                mean, std = self._fit(elites, costs, mean, std)
         trace = found.settle()
-        final = mean.clamp(low, high)[:, None]
-        best.update(final, evaluate(cost, final))
         scored = config.iterations * config.samples
         return PlannerResult(
             model_actions=best.plan,
             cost=best.cost,
-            cost_trace=torch.cat([trace, best.cost[None]]),
-            evaluations=starts.evaluations + scored * (1 + self._gradient_steps_per_sample) + 1,
+            cost_trace=trace,
+            evaluations=starts.evaluations + scored * (1 + self._gradient_steps_per_sample),
             gradient_steps=scored * self._gradient_steps_per_sample,
         )
 
@@ -166,24 +165,24 @@ class CEMPlanner:
     def _fit(
         self, elites: Tensor, costs: Tensor, mean: Tensor, std: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """New mean and standard deviation (B, H, M), of the elites (B, K, H, M) with a finite cost
-        among (B, K), the lowest first.
+        """New mean and standard deviation (B, 1, H, M), of the elites (B, K, H, M) with a finite
+        cost among (B, K), the lowest first.
 
         A mean needs one such elite and a standard deviation two; rows with fewer keep theirs.
         """
         # As a rule all are, which takes half as many operations; the numbers are the same, in
         # float32 and float64 to the bit, whatever the rows beside. A GPU would have to be waited
         # for.
-        if costs.is_cpu and float(costs[:, -1].max()) < torch.inf:
-            fitted_mean = elites.mean(dim=1)
-            variance = (elites - fitted_mean[:, None]).square_().mean(dim=1)
+        if costs.is_cpu and float(costs.amax()) < torch.inf:
+            fitted_mean = elites.mean(dim=1, keepdim=True)
+            variance = (elites - fitted_mean).square_().mean(dim=1, keepdim=True)
             return self._moved(fitted_mean, variance, mean, std)
         finite = (costs < torch.inf)[:, :, None, None]
-        count = finite.sum(dim=1)
+        count = finite.sum(dim=1, keepdim=True)
         divisor = count.clamp(min=1)
-        fitted_mean = torch.where(finite, elites, 0.0).sum(dim=1) / divisor
-        squares = (elites - fitted_mean[:, None]).square_()
-        variance = torch.where(finite, squares, 0.0).sum(dim=1) / divisor
+        fitted_mean = torch.where(finite, elites, 0.0).sum(dim=1, keepdim=True) / divisor
+        squares = (elites - fitted_mean).square_()
+        variance = torch.where(finite, squares, 0.0).sum(dim=1, keepdim=True) / divisor
         fitted_mean, fitted_std = self._moved(fitted_mean, variance, mean, std)
         return torch.where(count >= 1, fitted_mean, mean), torch.where(count >= 2, fitted_std, std)
 

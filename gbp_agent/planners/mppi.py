@@ -69,8 +69,8 @@ class MPPIPlanner:
     candidate without a finite cost has weight 0; a row with none finite keeps its mean. The
     quadratic control term of the original is left out: the cost function is the whole cost.
 
-    The best point ever evaluated is returned, proposals and the final mean included:
-    `cost_trace` has iterations + 1 rows, of which the last is the cost with the final mean.
+    The best point ever evaluated is returned, proposals included: `cost_trace` has a row for each
+    iteration. The samples of the last one are not averaged, since no more follow.
     Noise is drawn once per iteration with shape (S, H, M) for all rows, so a row's plan does
     not depend on the rows beside it.
 
@@ -111,7 +111,7 @@ class MPPIPlanner:
         )
         mean, best = starts.plans[:, 0], starts.best
         found = BestOfEach(best)
-        for _ in range(config.iterations):
+        for iteration in range(config.iterations):
             noise = draw_noise(generator, config.samples, initial)
             noise[0] = 0.0  # the present mean is one of the samples
             samples = (mean[:, None] + config.noise_std * noise).clamp_(low, high)
@@ -119,17 +119,16 @@ class MPPIPlanner:
             costs = torch.cat([evaluate(cost, part) for part in parts], dim=1)
             lowest, index = costs.min(dim=1)
             found.add(take_samples(samples, index[:, None])[:, 0], lowest)
-            average = torch.einsum("bs,bshm->bhm", self._weights(costs), samples)
-            finite = torch.isfinite(lowest)[:, None, None]
-            mean = torch.where(finite, average.clamp(low, high), mean)
+            if iteration + 1 < config.iterations:
+                average = torch.einsum("bs,bshm->bhm", self._weights(costs), samples)
+                finite = torch.isfinite(lowest)[:, None, None]
+                mean = torch.where(finite, average.clamp(low, high), mean)
         trace = found.settle()
-        final = mean[:, None]
-        best.update(final, evaluate(cost, final))
         return PlannerResult(
             model_actions=best.plan,
             cost=best.cost,
-            cost_trace=torch.cat([trace, best.cost[None]]),
-            evaluations=starts.evaluations + config.iterations * config.samples + 1,
+            cost_trace=trace,
+            evaluations=starts.evaluations + config.iterations * config.samples,
             gradient_steps=0,
         )
 
