@@ -7,6 +7,7 @@ import itertools
 import json
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class Args:
     batches: tuple[int, ...] = (1, 50)
     """Problems planned for at once."""
     repeats: int = 5
-    """Decisions per figure, of which the median is shown."""
+    """Decisions per figure, taken in turns, of which the median is shown."""
     episodes: int = 0
     """Also play so many whole episodes of one environment, whose first decision is a search from
     scratch, with every planner in turns."""
@@ -96,36 +97,49 @@ def frame_milliseconds(env_id: str, seconds: float) -> float:
     return 1000 * (time.perf_counter() - begun) / frames
 
 
-def planner_timing(agent: WorldModelMPCAgent, rows: int, repeats: int) -> dict[str, float]:
-    """Milliseconds per decision when `rows` episodes are planned for at once: of the first one of
-    an episode, and of those after it, which start from the last plan."""
+def decisions(agent: WorldModelMPCAgent, rows: int) -> Iterator[tuple[bool, Plan]]:
+    """Plans `rows` episodes at once, over and over: whether a decision is an episode's first, and
+    its plan. Others follow once all goals are reached."""
     envs = [gym.make(agent.model.config.env_id, max_episode_steps=-1) for _ in range(rows)]
     seeds = itertools.count(EVALUATION_SEEDS_BEGIN)
-    first: list[Plan] = []
-    later: list[Plan] = []
-    over = True
-    while len(later) < repeats:
-        if over:
-            seen = [env.reset(seed=next(seeds))[0] for env in envs]
-            state, pending, so_far = None, set(range(rows)), len(later)
-            if not first:
-                agent.plan(stacked(seen))  # warms up
-        actions, after = agent.predict(stacked(seen), state)
-        if agent.last_plan is not None:
-            (first if state is None else later).append(agent.last_plan)
-        state = after
-        outcomes = [env.step(action) for env, action in zip(envs, actions, strict=True)]
-        seen = [outcome[0] for outcome in outcomes]
-        pending -= {row for row, outcome in enumerate(outcomes) if outcome[2]}
-        over = not pending and len(later) > so_far  # all goals are reached
-    for env in envs:
-        env.close()
+    while True:
+        seen = [env.reset(seed=next(seeds))[0] for env in envs]
+        state, pending, later = None, set(range(rows)), 0
+        while pending or not later:
+            actions, after = agent.predict(stacked(seen), state)
+            if agent.last_plan is not None:
+                later += state is not None
+                yield state is None, agent.last_plan
+            state = after
+            outcomes = [env.step(action) for env, action in zip(envs, actions, strict=True)]
+            seen = [outcome[0] for outcome in outcomes]
+            pending -= {row for row, outcome in enumerate(outcomes) if outcome[2]}
+
+
+def planner_timing(
+    agents: dict[str, WorldModelMPCAgent], rows: int, repeats: int
+) -> dict[str, dict[str, float]]:
+    """Milliseconds per decision when `rows` episodes are planned for at once: of the first one of
+    an episode, and of those after it, which start from the last plan. The agents take turns, so
+    that all are timed at the same time."""
+    playing = {name: decisions(agent, rows) for name, agent in agents.items()}
+    first: dict[str, list[Plan]] = {name: [] for name in agents}
+    later: dict[str, list[Plan]] = {name: [] for name in agents}
+    for agent in agents.values():
+        next(decisions(agent, rows))  # warms up
+    while any(len(plans) < repeats for plans in later.values()):
+        for name, plans in playing.items():
+            is_first, plan = next(plans)
+            (first if is_first else later)[name].append(plan)
     return {
-        "ms_per_decision": 1000 * statistics.median(plan.seconds for plan in later) / rows,
-        "ms_first_decision": 1000 * statistics.median(plan.seconds for plan in first) / rows,
-        "evaluations": later[0].evaluations,
-        "gradient_steps": later[0].gradient_steps,
-        "cost": float(first[0].cost.mean()),
+        name: {
+            "ms_per_decision": 1000 * statistics.median(p.seconds for p in later[name]) / rows,
+            "ms_first_decision": 1000 * statistics.median(p.seconds for p in first[name]) / rows,
+            "evaluations": later[name][0].evaluations,
+            "gradient_steps": later[name][0].gradient_steps,
+            "cost": float(first[name][0].cost.mean()),
+        }
+        for name in agents
     }
 
 
@@ -248,11 +262,13 @@ def main(args: Args) -> None:
     for model in args.agents:
         figures["planners"][model] = {}
         for rows in args.batches:
-            reference = None
-            for name in args.planners:
-                agent = WorldModelMPCAgent.from_pretrained(model, name, args.device)
-                timing = planner_timing(agent, rows, args.repeats)
-                reference = reference or timing["ms_per_decision"]
+            agents = {
+                name: WorldModelMPCAgent.from_pretrained(model, name, args.device)
+                for name in args.planners
+            }
+            timings = planner_timing(agents, rows, args.repeats)
+            reference = timings[args.planners[0]]["ms_per_decision"]
+            for name, timing in timings.items():
                 ratio = timing["ms_per_decision"] / reference
                 figures["planners"][model][f"{name}, {rows}"] = {**timing, "ratio": ratio}
                 print(

@@ -182,10 +182,15 @@ TASKS: dict[str, dict[str, Any]] = {
                     "steps": 25,
                     "restarts": 32,
                     "halvings": 5,
+                    "warm_steps": 22,
+                    "warm_restarts": 16,
+                    "warm_proposals": 64,
+                    "learning_rate": 0.15,
                     "beta1": 0.7,
                     "beta2": 0.95,
                 }
             },
+            "open_loop": {"gradient.learning_rate": 0.2},
         },
     },
     "granular": {

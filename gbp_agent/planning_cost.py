@@ -45,11 +45,10 @@ class PlanningCost:
             return self._checked(predicted, goals).unflatten(0, (-1, samples))
 
         def bare_costs(model_actions: Tensor) -> Tensor:
-            if torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+            if torch.is_grad_enabled():
                 return costs(model_actions)
             with torch.inference_mode():
-                found = costs(model_actions)
-            return found.clone()  # which can be used and written to like any other tensor
+                return costs(model_actions)  # joined outside, to a tensor like any other
 
         return in_parts(bare_costs if self._bare else costs, self._most)
 

@@ -99,6 +99,37 @@ def test_costs_in_parts(family: str, families: Any, make_agent: Any, monkeypatch
     assert counts == [14, 4, 4, 4, 2]
 
 
+@pytest.mark.parametrize("history", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_costs_without_gradients_are_like_any_tensor(
+    family: str, history: int, families: Any, make_agent: Any
+) -> None:
+    """And what the model keeps of that call serves gradients afterwards."""
+    model = families[family](history=history)
+    cost = make_agent(model=model, config=MPCConfig(H)).cost_of(*at_random(model, rows=2))
+    with torch.no_grad():
+        found = cost(plans(2, 3))
+    found += 1
+    expected, slope = cost_and_gradient(cost, plans(2, 3))
+    torch.testing.assert_close(found, expected + 1)
+    assert slope.abs().max() > 0
+
+
+def test_an_objective_may_differentiate_by_itself(make_model: Any, make_agent: Any) -> None:
+    def steepness(predicted: Latent, goal: Latent) -> Tensor:
+        with torch.enable_grad():
+            reached = predicted.visual[:, -1].clone().requires_grad_(True)
+            (slope,) = torch.autograd.grad((reached - goal.visual).square().sum(), reached)
+        return slope.square().sum((1, 2)) / 4
+
+    model = make_model()
+    start, past, goal = at_random(model, rows=2)
+    agent = make_agent(model=model, objective=steepness, config=MPCConfig(H))
+    found = evaluate(agent.cost_of(start, past, goal), plans(2, 1))
+    ends = model.rollout(start, past, plans(2, 1)[:, 0]).visual[:, -1]
+    torch.testing.assert_close(found[:, 0], (ends - goal.visual).square().sum((1, 2)))
+
+
 @pytest.mark.parametrize("history", [1, 2, 3])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rollouts_from_known_frames(family: str, history: int, families: Any) -> None:
