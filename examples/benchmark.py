@@ -8,6 +8,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,20 +101,21 @@ def frame_milliseconds(env_id: str, seconds: float) -> float:
 def decisions(agent: WorldModelMPCAgent, rows: int) -> Iterator[tuple[bool, Plan]]:
     """Plans `rows` episodes at once, over and over: whether a decision is an episode's first, and
     its plan. Others follow once all goals are reached."""
-    envs = [gym.make(agent.model.config.env_id, max_episode_steps=-1) for _ in range(rows)]
-    seeds = itertools.count(EVALUATION_SEEDS_BEGIN)
-    while True:
-        seen = [env.reset(seed=next(seeds))[0] for env in envs]
-        state, pending, later = None, set(range(rows)), 0
-        while pending or not later:
-            actions, after = agent.predict(stacked(seen), state)
-            if agent.last_plan is not None:
-                later += state is not None
-                yield state is None, agent.last_plan
-            state = after
-            outcomes = [env.step(action) for env, action in zip(envs, actions, strict=True)]
-            seen = [outcome[0] for outcome in outcomes]
-            pending -= {row for row, outcome in enumerate(outcomes) if outcome[2]}
+    env_id, seeds = agent.model.config.env_id, itertools.count(EVALUATION_SEEDS_BEGIN)
+    with ExitStack() as stack:
+        envs = [stack.enter_context(gym.make(env_id, max_episode_steps=-1)) for _ in range(rows)]
+        while True:
+            seen = [env.reset(seed=next(seeds))[0] for env in envs]
+            state, pending, later = None, set(range(rows)), 0
+            while pending or not later:
+                actions, after = agent.predict(stacked(seen), state)
+                if agent.last_plan is not None:
+                    later += state is not None
+                    yield state is None, agent.last_plan
+                state = after
+                outcomes = [env.step(action) for env, action in zip(envs, actions, strict=True)]
+                seen = [outcome[0] for outcome in outcomes]
+                pending -= {row for row, outcome in enumerate(outcomes) if outcome[2]}
 
 
 def planner_timing(
@@ -121,7 +123,7 @@ def planner_timing(
 ) -> dict[str, dict[str, float]]:
     """Milliseconds per decision when `rows` episodes are planned for at once: of the first one of
     an episode, and of those after it, which start from the last plan. The agents take turns, so
-    that all are timed at the same time."""
+    that what disturbs the machine for a while disturbs all of them."""
     playing = {name: decisions(agent, rows) for name, agent in agents.items()}
     first: dict[str, list[Plan]] = {name: [] for name in agents}
     later: dict[str, list[Plan]] = {name: [] for name in agents}
