@@ -125,20 +125,16 @@ def our_planners(args: Args) -> dict[str, Planner]:
 
 
 def our_solve(planner: Planner, problems: int, horizon: int, low: Tensor, high: Tensor) -> Any:
-    """A planner as a function of a cost."""
-
-    def solve(cost: CostFunction) -> Tensor:
-        return planner(
-            cost,
-            low.new_zeros(problems, horizon, len(low)),
-            warm=torch.zeros(problems, dtype=torch.bool, device=low.device),
-            proposals=low.new_zeros(0, horizon, len(low)),
-            low=low,
-            high=high,
-            generator=torch.Generator(low.device).manual_seed(0),
-        ).model_actions
-
-    return solve
+    """A planner as a function of a cost; what else it takes is made before, as for the others."""
+    given = {
+        "warm": torch.zeros(problems, dtype=torch.bool, device=low.device),
+        "proposals": low.new_zeros(0, horizon, len(low)),
+        "low": low,
+        "high": high,
+        "generator": torch.Generator(low.device).manual_seed(0),
+    }
+    zeros = low.new_zeros(problems, horizon, len(low))
+    return lambda cost: planner(cost, zeros, **given).model_actions
 
 
 def bounds(agent: WorldModelMPCAgent) -> tuple[Tensor, Tensor]:

@@ -45,6 +45,9 @@ QUICK = {
     "gradcem": GradCEMPlanner(GradCEMConfig(samples=4, iterations=2, elites=2)),
     "mppi": MPPIPlanner(MPPIConfig(samples=6, iterations=2)),
 }
+BEAM = GradientPlanner(
+    GradientConfig(steps=3, restarts=2, init="beam", beam_width=2, beam_branches=2)
+)
 A, F = 2, 2  # action numbers of every env; frameskip of the test models
 
 
@@ -315,14 +318,15 @@ def test_history_of_the_first_model_step_has_mean_actions(make_model: Any) -> No
 # Batches --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(QUICK))
+@pytest.mark.parametrize("name", [*sorted(QUICK), "beam"])
 @pytest.mark.parametrize("history", [1, 3])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_of_a_batch_are_independent(
     family: str, history: int, name: str, make_agent: Any
 ) -> None:
     seen = sequence(3, 5)
-    agent = make_agent(planner=QUICK[name], family=family, history=history)
+    planner = QUICK.get(name, BEAM)
+    agent = make_agent(planner=planner, family=family, history=history)
     state, together = None, []
     for observation in seen:
         actions, state = agent.predict(observation, state)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from gbp_agent.planners.common import (
-    STARTS,
     BestOfEach,
     BestPlan,
     check_choice,
@@ -18,10 +17,15 @@ from gbp_agent.planners.common import (
     check_number,
     draw_noise,
     evaluate,
-    none_of,
     split_samples,
-    start_from_proposals,
     take_samples,
+)
+from gbp_agent.planners.starts import (
+    STARTS,
+    beam_of,
+    check_beam,
+    offered,
+    start_from_proposals,
 )
 from gbp_agent.types import CostFunction, PlannerResult
 
@@ -33,13 +37,15 @@ class CEMConfig:
     samples: ≥ 2, candidates per problem and iteration, the present mean among them.
     iterations: ≥ 1.
     elites: 2..samples, how many of the best candidates the Gaussian is fitted to.
-    init: where the Gaussian starts, "proposals" or "zeros"; see `CEMPlanner`.
+    init: where the Gaussian starts, "proposals", "beam" or "zeros"; see `CEMPlanner`.
     init_std: > 0, standard deviation of the first samples.
     min_std: ≥ 0, floor of the fitted standard deviation; keeps the search from freezing.
     momentum: in [0, 1), share of the old mean and standard deviation in the new ones.
     max_rollouts: ≥ 1, most roll-outs in one call of the cost function (B·s, where s samples
         of each of the B problems go into a call); bounds memory. B above it cannot be split,
         because a cost function takes all problems at once: then s = 1.
+    beam_width, beam_branches: ≥ 1, with "beam", plans of each length that are continued, and in how
+        many ways each; see `beam_search`.
 
     Raises ValueError for a value outside these ranges.
     """
@@ -47,11 +53,13 @@ class CEMConfig:
     samples: int = 300
     iterations: int = 30
     elites: int = 30
-    init: Literal["proposals", "zeros"] = "proposals"
+    init: Literal["proposals", "beam", "zeros"] = "proposals"
     init_std: float = 1.0
     min_std: float = 0.01
     momentum: float = 0.0
     max_rollouts: int = 4096
+    beam_width: int = 8
+    beam_branches: int = 16
 
     def __post_init__(self) -> None:
         check_count("samples", self.samples, 2, "300 is usual.")
@@ -67,6 +75,7 @@ class CEMConfig:
         check_number("min_std", self.min_std, "give 0 for no floor.")
         check_number("momentum", self.momentum, "give 0 for none.", below=1)
         check_count("max_rollouts", self.max_rollouts, 1, "lower it when memory runs out.")
+        check_beam(self)
 
 
 class CEMPlanner:
@@ -75,8 +84,9 @@ class CEMPlanner:
     With `init` "zeros" the Gaussian starts at `initial` (warm rows) or zero (other rows). With
     "proposals" every proposal is rolled out once; the Gaussian of a warm row starts at the
     cheaper of `initial` and the cheapest proposal, that of another row at the cheapest
-    proposal, and where there is none (K = 0, or no finite cost) as with "zeros". Its first
-    standard deviation is `init_std`; samples are clamped into the bounds.
+    proposal, and where there is none (K = 0, or no finite cost) as with "zeros". With "beam" the
+    plans that `beam_search` makes of the proposals' steps take their place. Its first standard
+    deviation is `init_std`; samples are clamped into the bounds.
 
     The best point ever evaluated is returned, proposals included: `cost_trace` has a row for each
     iteration. No Gaussian is fitted to the last elites, since nothing would be sampled from it. A
@@ -116,10 +126,11 @@ class CEMPlanner:
             cost,
             centre[:, None],
             warm=warm,
-            proposals=proposals if config.init == "proposals" else none_of(proposals),
+            proposals=offered(proposals, config),
             low=low,
             high=high,
             max_rollouts=config.max_rollouts,
+            beam=beam_of(config),
         )
         mean, best = starts.plans, starts.best
         std = torch.full_like(mean, config.init_std)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gbp_agent.types import CostFunction
-
-STARTS = ("proposals", "zeros")
 
 
 def check_count(name: str, value: int, minimum: int, remedy: str) -> None:
@@ -90,8 +87,11 @@ def check_inputs(
             "make it with torch.Generator(device=initial.device)."
         )
     # One synchronisation with the device for all checks of values.
-    finite = torch.isfinite(initial).all() & torch.isfinite(proposals).all()
-    if not bool(finite & (low <= high).all()):
+    valid = (low <= high).all()
+    for plans in (initial, proposals):
+        if plans.numel():
+            valid &= plans.abs().amax() < torch.inf  # not for NaN
+    if not bool(valid):
         raise ValueError(
             "initial or proposals hold non-finite numbers or low exceeds high somewhere, expected "
             "finite plans and low ≤ high; check the last plan, the data and the action space."
@@ -145,6 +145,12 @@ def split_samples(candidates: Tensor, max_rollouts: int) -> tuple[Tensor, ...]:
     return candidates.split(max(1, max_rollouts // candidates.shape[0]), dim=1)
 
 
+def evaluate_in_parts(cost: CostFunction, candidates: Tensor, max_rollouts: int) -> Tensor:
+    """As `evaluate`, with at most `max_rollouts` at once."""
+    parts = split_samples(candidates, max_rollouts)
+    return torch.cat([evaluate(cost, part) for part in parts], dim=1)
+
+
 def none_of(proposals: Tensor) -> Tensor:
     """No proposals, of the same shape otherwise."""
     return proposals[..., :0, :, :]
@@ -153,6 +159,15 @@ def none_of(proposals: Tensor) -> Tensor:
 def take_samples(candidates: Tensor, index: Tensor) -> Tensor:
     """Candidates (B, s, H, M) at `index` (B, s) along the samples of (B, S, H, M)."""
     return candidates.gather(1, index[:, :, None, None].expand(-1, -1, *candidates.shape[2:]))
+
+
+def cheapest(candidates: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
+    """Of candidates (B, S, H, M) with costs (B, S) each problem's cheapest (B, H, M), a copy, and
+    its cost (B,)."""
+    if costs.shape[1] == 1:
+        return candidates[:, 0].clone(), costs[:, 0]
+    cost, index = costs.min(dim=1)
+    return take_samples(candidates, index[:, None])[:, 0], cost
 
 
 class BestPlan:
@@ -168,11 +183,7 @@ class BestPlan:
 
     def update(self, candidates: Tensor, costs: Tensor) -> None:
         """Take over what is better among candidates (B, S, H, M) with costs (B, S)."""
-        if costs.shape[1] == 1:
-            cost, plan = costs[:, 0], candidates[:, 0]
-        else:
-            cost, index = costs.min(dim=1)
-            plan = take_samples(candidates, index[:, None])[:, 0]
+        plan, cost = cheapest(candidates, costs)
         self.plan = torch.where((cost < self.cost)[:, None, None], plan, self.plan)
         self.cost = torch.minimum(cost, self.cost)
 
@@ -191,7 +202,7 @@ class BestOfEach:
         self._others: list[Tensor] = []
 
     def add(self, plan: Tensor, cost: Tensor) -> None:
-        """An iteration's best plan (B, H, M) and its cost (B,)."""
+        """An iteration's best plan (B, H, M) and its cost (B,), which nobody changes any more."""
         self._plans.append(plan)
         self._costs.append(cost)
         self._others.append(self._best.cost)
@@ -204,75 +215,6 @@ class BestOfEach:
         rows = torch.arange(len(first), device=first.device)
         self._best.update(torch.stack(self._plans)[first, rows][:, None], costs[first, rows, None])
         return torch.minimum(costs.cummin(dim=0).values, torch.stack(self._others))
-
-
-class Starts(NamedTuple):
-    """Where a search starts.
-
-    plans: (B, S, H, M) within the bounds.
-    best: the best of the plans that were rolled out to choose them.
-    evaluations: how many these were for each problem.
-    """
-
-    plans: Tensor
-    best: BestPlan
-    evaluations: int
-
-
-def start_from_proposals(
-    cost: CostFunction,
-    defaults: Tensor,
-    *,
-    warm: Tensor,
-    proposals: Tensor,
-    low: Tensor,
-    high: Tensor,
-    max_rollouts: int,
-    warm_proposals: int | None = None,
-    warm_starts: int | None = None,
-) -> Starts:
-    """Start from the cheapest proposals, found by one roll-out each without gradients.
-
-    defaults: (B, S, H, M) within the bounds, the starts where there are no proposals; the first
-        is `initial` in rows that are `warm`, zeros in the others.
-    proposals: (K, H, M) or (B, K, H, M), clamped into the bounds here.
-    warm_proposals: how many of them, the first ones, warm rows look at; None for all.
-    warm_starts: how many of the S starts warm rows use, the first ones; None for all.
-
-    The first default is rolled out along with the proposals and counts as evaluated. In a warm
-    row it stays the first of several starts, and a single start where it is no dearer than the
-    cheapest proposal. In other rows it comes after all proposals. A proposal without a finite
-    cost is no start; where proposals run short the defaults remain, so with K = 0 all do.
-    """
-    if warm_proposals is not None and warm.all():
-        proposals = proposals[..., :warm_proposals, :, :]
-    if proposals.shape[-3] == 0:
-        return Starts(defaults, BestPlan(defaults[:, 0]), 0)
-    problems, count = defaults.shape[:2]
-    each = proposals.detach().clamp(low, high).expand(problems, -1, -1, -1)
-    candidates = torch.cat([defaults[:, :1], each], dim=1)  # (B, 1 + K, H, M)
-    parts = split_samples(candidates, max_rollouts)
-    costs = torch.cat([evaluate(cost, part) for part in parts], dim=1)
-    if warm_proposals is not None:
-        hidden = costs[:, 1 + warm_proposals :]
-        hidden.copy_(hidden.masked_fill(warm[:, None], torch.inf))
-    dearest = torch.finfo(costs.dtype).max  # still before proposals without a finite cost
-    # One start competes with the proposals; the first of several precedes them in any case.
-    single = min(count, warm_starts or count) == 1
-    first = costs[:, 0] if single else torch.full_like(costs[:, 0], -torch.inf)
-    ranks = costs.clone()
-    ranks[:, 0] = torch.where(warm, first, dearest)
-    ranks, order = ranks.sort(dim=1, stable=True)  # a tie goes to the first default
-    ranks, order = ranks[:, :count], order[:, :count]
-    chosen = torch.where(
-        (ranks < torch.inf)[:, :, None, None],
-        take_samples(candidates, order),
-        defaults[:, : order.shape[1]],
-    )
-    plans = torch.cat([chosen, defaults[:, order.shape[1] :]], dim=1)
-    best = BestPlan(plans[:, 0])
-    best.update(candidates, costs)
-    return Starts(plans, best, candidates.shape[1])
 
 
 def _checked_cost(cost: CostFunction, candidates: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from gbp_agent.planners.common import (
+    BestOfEach,
+    cheapest,
     check_choice,
     check_count,
     check_inputs,
@@ -16,14 +18,18 @@ from gbp_agent.planners.common import (
     cost_and_gradient,
     draw_noise,
     evaluate,
-    none_of,
-    start_from_proposals,
     take_samples,
 )
 from gbp_agent.planners.optimizers import BETAS, OPTIMIZERS
+from gbp_agent.planners.starts import (
+    beam_of,
+    check_beam,
+    offered,
+    start_from_proposals,
+)
 from gbp_agent.types import CostFunction, PlannerResult
 
-INITS = ("proposals", "zeros", "normal", "network")
+INITS = ("proposals", "beam", "zeros", "normal", "network")
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class GradientConfig:
     proposals: ≥ 0, how many proposals are looked at, the first ones, which are the nearest where
         the model has keys; None looks at all.
     warm_proposals: ≥ 0, the same of warm rows; None takes `proposals`, and more are not looked at.
-    init: where rows start, "proposals", "zeros", "normal" or "network"; see `GradientPlanner`.
+    init: where rows start, "proposals", "beam", "zeros", "normal" or "network"; see
+        `GradientPlanner`.
     init_std: ≥ 0, standard deviation of "normal" and of further restarts that are noise.
     restarts: ≥ 1, starts per problem, optimised side by side; the best one is returned.
     halvings: ≥ 0, how many times the dearer half of a problem's restarts is given up, after equal
@@ -53,6 +60,8 @@ class GradientConfig:
     patience: ≥ 1.
     max_rollouts: ≥ 1, most roll-outs in one call of the cost function while proposals are
         screened, as in `CEMConfig`; a gradient step takes B·restarts at once in any case.
+    beam_width, beam_branches: ≥ 1, with "beam", plans of each length that are continued, and in how
+        many ways each; see `beam_search`.
 
     Raises ValueError for a value outside these ranges.
     """
@@ -60,7 +69,7 @@ class GradientConfig:
     optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "adam"
     learning_rate: float = 0.2
     steps: int = 100
-    init: Literal["proposals", "zeros", "normal", "network"] = "proposals"
+    init: Literal["proposals", "beam", "zeros", "normal", "network"] = "proposals"
     init_std: float = 1.0
     restarts: int = 1
     noise_std: float = 0.003
@@ -74,6 +83,8 @@ class GradientConfig:
     proposals: int | None = None
     beta1: float = BETAS[0]
     beta2: float = BETAS[1]
+    beam_width: int = 8
+    beam_branches: int = 16
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS, "'adam' is the published one.")
@@ -95,6 +106,7 @@ class GradientConfig:
         check_number("tolerance", self.tolerance, "give 0 to take all steps.")
         check_count("patience", self.patience, 1, "10 is the default.")
         check_count("max_rollouts", self.max_rollouts, 1, "lower it when memory runs out.")
+        check_beam(self)
 
 
 class GradientPlanner:
@@ -110,6 +122,8 @@ class GradientPlanner:
       it is the cheaper of `initial` and the cheapest proposal. Where proposals run short (few,
       or without a finite cost) the rest is as with "zeros", so with K = 0 everything is. The
       result is never worse than the best proposal.
+    - "beam": the same with the plans that `beam_search` makes of the proposals' steps, of which
+      there are beam_width · beam_branches, in their place.
     - "zeros": restart 0 is `initial` (warm rows) or zeros (other rows), further ones add noise
       of `init_std` to that.
     - "normal": as "zeros", but restart 0 of a row that is not warm is noise too.
@@ -162,17 +176,19 @@ class GradientPlanner:
             low=low,
             high=high,
             max_rollouts=config.max_rollouts,
+            beam=beam_of(config),
             warm_proposals=config.warm_proposals,
             warm_starts=few,
         )
-        points, best = starts.plans, starts.best  # (B, S, H, M), changed in place from here on
+        best = starts.best
+        points = starts.plans.clone()  # (B, S, H, M), changed in place from here on
+        found = BestOfEach(best)
         moments = (torch.zeros_like(points), torch.zeros_like(points))
         most = self._steps(warm)  # (B,)
         steps = int(most.max())
         restarts, halve_at = config.restarts, self._halve_at()
         evaluations = gradient_steps = 0
         running = _Running(most, config.tolerance, config.patience, like=best.cost)
-        trace: list[Tensor] = []
         for step in range(steps + 1):  # taken so far
             if step < steps:
                 costs, gradient = cost_and_gradient(cost, points)
@@ -181,8 +197,7 @@ class GradientPlanner:
             costs = running.hide_stopped(costs, step)
             if fewer_in_some:
                 costs[:, few:] = costs[:, few:].masked_fill(warm[:, None], torch.inf)
-            best.update(points, costs)
-            trace.append(best.cost)
+            found.add(*cheapest(points, costs))
             evaluations += points.shape[1]
             gradient_steps += points.shape[1] if step < steps else 0
             if step == steps or running.all_stopped(costs):
@@ -197,20 +212,18 @@ class GradientPlanner:
                 noise = draw_noise(generator, restarts, initial)[: points.shape[1]]
                 points.add_(noise, alpha=config.noise_std)
             points.clamp_(low, high)
+        trace = found.settle()
         return PlannerResult(
             model_actions=best.plan,
             cost=best.cost,
-            cost_trace=torch.stack(trace),
+            cost_trace=trace,
             evaluations=starts.evaluations + evaluations,
             gradient_steps=gradient_steps,
         )
 
     def _looked_at(self, proposals: Tensor) -> Tensor:
         """Those of the proposals (K, H, M) or (B, K, H, M) that rows may start from."""
-        config = self.config
-        if config.init != "proposals":
-            return none_of(proposals)
-        return proposals[..., : config.proposals, :, :]
+        return offered(proposals, self.config)[..., : self.config.proposals, :, :]
 
     def _steps(self, warm: Tensor) -> Tensor:
         """Gradient steps (B,) of each row."""

@@ -9,18 +9,22 @@ import torch
 from torch import Tensor
 
 from gbp_agent.planners.common import (
-    STARTS,
     BestOfEach,
+    cheapest,
     check_choice,
     check_count,
     check_inputs,
     check_number,
     draw_noise,
     evaluate,
-    none_of,
     split_samples,
+)
+from gbp_agent.planners.starts import (
+    STARTS,
+    beam_of,
+    check_beam,
+    offered,
     start_from_proposals,
-    take_samples,
 )
 from gbp_agent.types import CostFunction, PlannerResult
 
@@ -31,23 +35,27 @@ class MPPIConfig:
 
     samples: ≥ 2, candidates per problem and iteration, the present mean among them.
     iterations: ≥ 1.
-    init: where the mean starts, "proposals" or "zeros"; see `MPPIPlanner`.
+    init: where the mean starts, "proposals", "beam" or "zeros"; see `MPPIPlanner`.
     temperature: > 0, λ of the weights exp(-cost / λ); lower follows the best samples closer.
     noise_std: > 0, standard deviation of the samples about the mean.
     normalize: True measures λ in standard deviations of a problem's sample costs, so that it
         does not depend on the scale of the latents; False in units of the cost, as published.
     max_rollouts: ≥ 1, most roll-outs in one call of the cost function, as in `CEMConfig`.
+    beam_width, beam_branches: ≥ 1, with "beam", plans of each length that are continued, and in how
+        many ways each; see `beam_search`.
 
     Raises ValueError for a value outside these ranges.
     """
 
     samples: int = 300
     iterations: int = 10
-    init: Literal["proposals", "zeros"] = "proposals"
+    init: Literal["proposals", "beam", "zeros"] = "proposals"
     temperature: float = 1.0
     noise_std: float = 0.5
     normalize: bool = True
     max_rollouts: int = 4096
+    beam_width: int = 8
+    beam_branches: int = 16
 
     def __post_init__(self) -> None:
         check_count("samples", self.samples, 2, "300 is usual.")
@@ -56,6 +64,7 @@ class MPPIConfig:
         check_number("temperature", self.temperature, "1 is usual.", above=0)
         check_number("noise_std", self.noise_std, "0.5 is the default.", above=0)
         check_count("max_rollouts", self.max_rollouts, 1, "lower it when memory runs out.")
+        check_beam(self)
 
 
 class MPPIPlanner:
@@ -64,7 +73,8 @@ class MPPIPlanner:
     With `init` "zeros" the mean starts at `initial` (warm rows) or zero (other rows). With
     "proposals" every proposal is rolled out once; the mean of a warm row starts at the cheaper
     of `initial` and the cheapest proposal, that of another row at the cheapest proposal, and
-    where there is none (K = 0, or no finite cost) as with "zeros". It becomes the average of the
+    where there is none (K = 0, or no finite cost) as with "zeros". With "beam" the plans that
+    `beam_search` makes of the proposals' steps take their place. It becomes the average of the
     samples, clamped into the bounds, with weights ∝ exp(-(cost - lowest cost) / λ). A
     candidate without a finite cost has weight 0; a row with none finite keeps its mean. The
     quadratic control term of the original is left out: the cost function is the whole cost.
@@ -104,10 +114,11 @@ class MPPIPlanner:
             cost,
             centre[:, None],
             warm=warm,
-            proposals=proposals if config.init == "proposals" else none_of(proposals),
+            proposals=offered(proposals, config),
             low=low,
             high=high,
             max_rollouts=config.max_rollouts,
+            beam=beam_of(config),
         )
         mean, best = starts.plans[:, 0], starts.best
         found = BestOfEach(best)
@@ -117,8 +128,8 @@ class MPPIPlanner:
             samples = (mean[:, None] + config.noise_std * noise).clamp_(low, high)
             parts = split_samples(samples, config.max_rollouts)
             costs = torch.cat([evaluate(cost, part) for part in parts], dim=1)
-            lowest, index = costs.min(dim=1)
-            found.add(take_samples(samples, index[:, None])[:, 0], lowest)
+            plan, lowest = cheapest(samples, costs)
+            found.add(plan, lowest)
             if iteration + 1 < config.iterations:
                 average = torch.einsum("bs,bshm->bhm", self._weights(costs), samples)
                 finite = torch.isfinite(lowest)[:, None, None]
