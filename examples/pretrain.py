@@ -180,17 +180,28 @@ TASKS: dict[str, dict[str, Any]] = {
             "planners": {
                 "gradient": {
                     "steps": 25,
-                    "restarts": 32,
-                    "halvings": 5,
+                    "init": "beam",
+                    "proposals": 100,
+                    "beam_width": 4,
+                    "beam_branches": 8,
+                    "restarts": 16,
+                    "halvings": 4,
                     "warm_steps": 22,
-                    "warm_restarts": 16,
-                    "warm_proposals": 64,
-                    "learning_rate": 0.15,
+                    "warm_restarts": 8,
+                    "learning_rate": 0.1,
                     "beta1": 0.7,
                     "beta2": 0.95,
-                }
+                },
+                "cem": {"init": "beam", "beam_branches": 8, "init_std": 0.5},
             },
-            "open_loop": {"gradient.learning_rate": 0.2},
+            # What costs least over five pushes relies on what the model is wrong about.
+            "open_loop": {
+                "gradient.init": "proposals",
+                "gradient.proposals": None,
+                "gradient.restarts": 32,
+                "gradient.halvings": 5,
+                "gradient.learning_rate": 0.2,
+            },
         },
     },
     "granular": {
@@ -208,28 +219,27 @@ TASKS: dict[str, dict[str, Any]] = {
         "representation": RepresentationConfig(blur=1.4, field=0.03),
         "planning": {
             **PUSHES["planning"],
-            # The dead band is a plan's error on held-out episodes.
-            "mpc": {"precision": "auto", "proposals": 256, "horizon": 3, "dead_band": 0.05},
+            "mpc": {"precision": "auto", "proposals": 256, "horizon": 3, "dead_band": 0.02},
             "objective": {"frames": "all", "base": 6.0, "proprio_weight": 0.0},
-            # Few steps from many starts, since a step of few plans takes as long as of several.
+            # Few steps from good starts.
             "planners": {
                 "gradient": {
                     "steps": 10,
-                    "restarts": 64,
-                    "halvings": 5,
-                    "warm_restarts": 32,
-                    "warm_proposals": 128,
-                    "learning_rate": 0.25,
+                    "init": "beam",
+                    "beam_width": 4,
+                    "restarts": 16,
+                    "halvings": 4,
+                    "learning_rate": 0.15,
                     "beta1": 0.5,
                     "beta2": 0.8,
-                }
+                },
+                "cem": {"init": "beam", "beam_width": 4, "init_std": 0.5},
             },
             "open_loop": {
                 "mpc.horizon": 5,
                 "gradient.steps": 30,
                 "gradient.restarts": 32,
-                "gradient.halvings": 4,
-                "gradient.learning_rate": 0.2,
+                "gradient.learning_rate": 0.1,
                 "gradient.beta1": 0.9,
                 "gradient.beta2": 0.999,
             },

@@ -158,6 +158,18 @@ def test_warm_rows_may_look_at_fewer_proposals() -> None:
     assert torch.equal(result.model_actions[1], proposals[2])
 
 
+def test_a_warm_row_that_may_look_at_none_goes_on_with_its_plan() -> None:
+    settings = GradientConfig(steps=0, init="beam", restarts=2, warm_proposals=0)
+    initial, warm = torch.full((2, H, M), 3.0), torch.tensor([True, False])
+    proposals = torch.full((2, H, M), 0.5)
+    result = run(
+        GradientPlanner(settings), lambda plans: distance_from_zero(plans - 0.5), 2,
+        initial=initial, warm=warm, proposals=proposals,
+    )  # fmt: skip
+    assert float(result.cost[1]) == 0
+    assert float((result.model_actions[0] - 0.5).abs().min()) > 1
+
+
 @pytest.mark.parametrize("setting", ["beam_width", "beam_branches"])
 @pytest.mark.parametrize("value", [0, 1.5, True])
 @every_planner

@@ -45,7 +45,8 @@ def beam_search(
     All actions are plans of one step. The `width` cheapest plans of each length are continued, each
     by `branches` of the width · branches actions that cost least as plans of one step: the cheapest
     plan by the cheapest of them and every width-th behind it, the next plan by the second and every
-    width-th behind that, and so on. `cost` is asked for plans of 1…H steps.
+    width-th behind that, and so on. What has no finite cost is not continued and continues nothing.
+    `cost` is asked for plans of 1…H steps.
 
     hidden: (B, N) bool, actions that a problem may not take; None for none.
     Source: B. T. Lowerre, The Harpy speech recognition system, 1976, where it is first used.
@@ -55,14 +56,17 @@ def beam_search(
     if hidden is not None:
         costs = costs.masked_fill(hidden, torch.inf)
     count = min(beam.width * beam.branches, actions.shape[1])
-    ranked = take_samples(plans, costs.topk(count, dim=1, largest=False).indices)
-    steps = actions.shape[1]
+    own, ranked = costs.topk(count, dim=1, largest=False)
+    steps, nothing = actions.shape[1], torch.isinf(own)
     for length in range(2, horizon + 1):
-        kept = costs.topk(min(beam.width, costs.shape[1]), dim=1, largest=False).indices
-        behind = _branches(kept.shape[1], beam.branches, count).to(actions.device)
-        heads = take_samples(plans, kept).repeat_interleave(beam.branches, dim=1)
-        plans = torch.cat([heads, ranked[:, behind]], dim=2)
+        kept, index = costs.topk(min(beam.width, costs.shape[1]), dim=1, largest=False)
+        behind = _branches(index.shape[1], beam.branches, count).to(actions.device)
+        heads = take_samples(plans, index).repeat_interleave(beam.branches, dim=1)
+        tails = take_samples(actions[:, :, None], ranked[:, behind])
+        plans = torch.cat([heads, tails], dim=2)
         costs = evaluate_in_parts(cost, plans, max_rollouts)
+        ends = torch.isinf(kept).repeat_interleave(beam.branches, dim=1) | nothing[:, behind]
+        costs = costs.masked_fill(ends, torch.inf)
         steps += length * plans.shape[1]
     return Found(plans, costs, -(-steps // horizon))
 
