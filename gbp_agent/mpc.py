@@ -40,8 +40,8 @@ class MPCConfig:
     zero actions, until its next plan. That goes on from doing nothing and is another one only where
     it may start from other proposals, which it may unless the model has keys. As a distance is
     squared, a prediction's mean squared error is what the frame that comes true costs more on
-    average than the predicted one: a smaller gain is none. 0 acts every plan out; anything else is
-    for envs whose zero action changes nothing.
+    average than the predicted one, so that gains far below it are none. 0 acts every plan out;
+    anything else is for envs whose zero action changes nothing.
     cuda_graphs: on a GPU, record what a planner does with the model as CUDA graphs and replay them
     (see `CostGraphs`), which changes no number but the time. None does so with a `GoalObjective`;
     an objective of your own, for which True asks, must then neither wait for the GPU (as `item()`
