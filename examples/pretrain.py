@@ -194,7 +194,7 @@ TASKS: dict[str, dict[str, Any]] = {
                 },
                 "cem": {"init": "beam", "beam_branches": 8, "init_std": 0.5},
             },
-            # What costs least over five pushes relies on what the model is wrong about.
+            # Open loop the cheaper plans of a beam leave more.
             "open_loop": {
                 "gradient.init": "proposals",
                 "gradient.proposals": None,

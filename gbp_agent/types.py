@@ -33,7 +33,8 @@ from torch import Tensor
 Observation = Mapping[str, np.ndarray]
 
 CostFunction = Callable[[Tensor], Tensor]
-"""Model actions (B, S, H, M) → cost (B, S), differentiable in the actions; lower is better."""
+"""Model actions (B, S, H, M) → cost (B, S), differentiable in the actions; lower is better. A
+planner whose `init` is "beam" asks for plans of fewer steps as well."""
 
 
 class Latent(NamedTuple):

@@ -1,4 +1,4 @@
-"""What the planners share: input checks, guarded evaluation, starts, and the best plan."""
+"""What the planners share: input checks, guarded evaluation, and the best plan."""
 
 from __future__ import annotations
 

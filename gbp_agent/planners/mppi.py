@@ -16,8 +16,7 @@ from gbp_agent.planners.common import (
     check_inputs,
     check_number,
     draw_noise,
-    evaluate,
-    split_samples,
+    evaluate_in_parts,
 )
 from gbp_agent.planners.starts import (
     STARTS,
@@ -126,8 +125,7 @@ class MPPIPlanner:
             noise = draw_noise(generator, config.samples, initial)
             noise[0] = 0.0  # the present mean is one of the samples
             samples = (mean[:, None] + config.noise_std * noise).clamp_(low, high)
-            parts = split_samples(samples, config.max_rollouts)
-            costs = torch.cat([evaluate(cost, part) for part in parts], dim=1)
+            costs = evaluate_in_parts(cost, samples, config.max_rollouts)
             plan, lowest = cheapest(samples, costs)
             found.add(plan, lowest)
             if iteration + 1 < config.iterations:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gbp_agent.planners.beam import Beam, beam_search
+from gbp_agent.planners.beam import Beam, Found, beam_search
 from gbp_agent.planners.common import (
     BestPlan,
     check_count,
@@ -69,20 +69,9 @@ def start_from_proposals(
     problems, count = defaults.shape[:2]
     each = proposals.detach().clamp(low, high).expand(problems, -1, -1, -1)
     hidden = None if warm_proposals is None else _hidden(each, warm, warm_proposals)  # (B, K)
-    if beam is None:
-        candidates = torch.cat([defaults[:, :1], each], dim=1)  # (B, 1 + K, H, M)
-        costs = evaluate_in_parts(cost, candidates, max_rollouts)
-        if hidden is not None:
-            costs[:, 1:].masked_fill_(hidden, torch.inf)
-        evaluations = candidates.shape[1]
-    else:
-        steps, horizon = each.flatten(1, 2), each.shape[2]
-        if hidden is not None:
-            hidden = hidden.repeat_interleave(horizon, dim=1)
-        found = beam_search(cost, steps, hidden, horizon, beam, max_rollouts)
-        candidates = torch.cat([defaults[:, :1], found.plans], dim=1)
-        costs = torch.cat([evaluate(cost, defaults[:, :1]), found.costs], dim=1)
-        evaluations = 1 + found.evaluations
+    candidates, costs, evaluations = _judged(
+        cost, defaults[:, :1], each, hidden, beam, max_rollouts
+    )
     dearest = torch.finfo(costs.dtype).max  # still before proposals without a finite cost
     # One start competes with the proposals; the first of several precedes them in any case.
     single = min(count, warm_starts or count) == 1
@@ -100,6 +89,31 @@ def start_from_proposals(
     best = BestPlan(plans[:, 0])
     best.update(candidates, costs)
     return Starts(plans, best, evaluations)
+
+
+def _judged(
+    cost: CostFunction,
+    first: Tensor,
+    each: Tensor,
+    hidden: Tensor | None,
+    beam: Beam | None,
+    max_rollouts: int,
+) -> Found:
+    """The first default (B, 1, H, M) and behind it the proposals (B, K, H, M), which are `hidden`
+    (B, K) from some rows, or what a beam makes of their steps, with what they cost."""
+    if beam is not None:
+        horizon = each.shape[2]
+        if hidden is not None:
+            hidden = hidden.repeat_interleave(horizon, dim=1)
+        found = beam_search(cost, each.flatten(1, 2), hidden, horizon, beam, max_rollouts)
+        plans = torch.cat([first, found.plans], dim=1)
+        costs = torch.cat([evaluate(cost, first), found.costs], dim=1)
+        return Found(plans, costs, 1 + found.evaluations)
+    plans = torch.cat([first, each], dim=1)
+    costs = evaluate_in_parts(cost, plans, max_rollouts)
+    if hidden is not None:
+        costs[:, 1:].masked_fill_(hidden, torch.inf)
+    return Found(plans, costs, plans.shape[1])
 
 
 def _hidden(each: Tensor, warm: Tensor, warm_proposals: int) -> Tensor:
