@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,12 +24,17 @@ from gbp_agent.planners.common import (
 )
 from gbp_agent.planners.starts import (
     STARTS,
+    Starts,
     beam_of,
     check_beam,
     offered,
     start_from_proposals,
 )
 from gbp_agent.types import CostFunction, PlannerResult
+
+# Elites (B, K, H, M) with costs (B, K), the lowest first, mean and standard deviation (B, 1, H, M)
+# → new ones.
+Fit = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,11 @@ class CEMPlanner:
     deviation is `init_std`; samples are clamped into the bounds.
 
     The best point ever evaluated is returned, proposals included: `cost_trace` has a row for each
-    iteration. No Gaussian is fitted to the last elites, since nothing would be sampled from it. A
-    candidate without a finite cost is no elite; a row with none keeps its mean.
+    iteration. No Gaussian is fitted to the last elites, since nothing would be sampled from it.
+
+    A candidate without a finite cost is no elite; a row with none keeps its mean. Elites are taken
+    to be finite, which makes an iteration cheaper and need not wait for a GPU, and where in the end
+    some were not, the search is done again, from the same noise and with what is finite alone.
 
     Noise is drawn once per iteration with shape (S, H, M) for all rows, so a row's plan does
     not depend on the rows beside it.
@@ -132,12 +142,40 @@ class CEMPlanner:
             max_rollouts=config.max_rollouts,
             beam=beam_of(config),
         )
-        mean, best = starts.plans, starts.best
+        before = generator.get_state()
+        trace, best, all_finite = self._search(cost, starts, low, high, generator, self._fit_all)
+        searches = 1
+        if not all_finite:
+            generator.set_state(before)
+            trace, best, _ = self._search(cost, starts, low, high, generator, self._fit_finite)
+            searches = 2
+        scored = searches * config.iterations * config.samples
+        return PlannerResult(
+            model_actions=best.plan,
+            cost=best.cost,
+            cost_trace=trace,
+            evaluations=starts.evaluations + scored * (1 + self._gradient_steps_per_sample),
+            gradient_steps=scored * self._gradient_steps_per_sample,
+        )
+
+    def _search(
+        self,
+        cost: CostFunction,
+        starts: Starts,
+        low: Tensor,
+        high: Tensor,
+        generator: torch.Generator,
+        fit: Fit,
+    ) -> tuple[Tensor, BestPlan, bool]:
+        """The lowest cost so far after each iteration (I, B), the best plans, and whether every
+        elite had a finite cost."""
+        config = self.config
+        mean, best = starts.plans, copy(starts.best)
         std = torch.full_like(mean, config.init_std)
-        found = BestOfEach(best)
+        found, dearest = BestOfEach(best), []
         for iteration in range(config.iterations):
-            noise = draw_noise(generator, config.samples, initial)
-            noise[0] = 0.0  # the present mean is one of the samples
+            noise = draw_noise(generator, config.samples, best.plan)
+            noise[0].zero_()  # the present mean is one of the samples
             samples = torch.addcmul(mean, std, noise).clamp_(low, high)
             ranked = [
                 self._score(cost, part, low, high, best)
@@ -148,19 +186,12 @@ class CEMPlanner:
                 best.update(points[:, :1], costs[:, :1])  # where it starts, which a tie goes to
             costs, index = costs.topk(config.elites, dim=1, largest=False)
             elites = take_samples(points, index)
-            # The lowest comes first; a copy, so that the other elites can be let go.
-            found.add(elites[:, 0].clone(), costs[:, 0])
+            found.add(elites[:, 0], costs[:, 0])  # the lowest comes first
+            dearest.append(costs[:, -1])
             if iteration + 1 < config.iterations:
-                mean, std = self._fit(elites, costs, mean, std)
+                mean, std = fit(elites, costs, mean, std)
         trace = found.settle()
-        scored = config.iterations * config.samples
-        return PlannerResult(
-            model_actions=best.plan,
-            cost=best.cost,
-            cost_trace=trace,
-            evaluations=starts.evaluations + scored * (1 + self._gradient_steps_per_sample),
-            gradient_steps=scored * self._gradient_steps_per_sample,
-        )
+        return trace, best, bool(torch.stack(dearest).amax() < torch.inf)
 
     @property
     def _gradient_steps_per_sample(self) -> int:
@@ -173,21 +204,22 @@ class CEMPlanner:
         way there go to `best`."""
         return samples, evaluate(cost, samples)
 
-    def _fit(
+    def _fit_all(
         self, elites: Tensor, costs: Tensor, mean: Tensor, std: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """New mean and standard deviation (B, 1, H, M), of the elites (B, K, H, M) with a finite
-        cost among (B, K), the lowest first.
+        """New mean and standard deviation (B, 1, H, M), of all elites (B, K, H, M)."""
+        fitted_mean = elites.mean(dim=1, keepdim=True)
+        variance = (elites - fitted_mean).square_().mean(dim=1, keepdim=True)
+        return self._moved(fitted_mean, variance, mean, std)
+
+    def _fit_finite(
+        self, elites: Tensor, costs: Tensor, mean: Tensor, std: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same, of the elites with a finite cost among (B, K); where these are all, the numbers
+        are the same to the bit.
 
         A mean needs one such elite and a standard deviation two; rows with fewer keep theirs.
         """
-        # As a rule all are, which takes half as many operations; the numbers are the same, in
-        # float32 and float64 to the bit, whatever the rows beside. A GPU would have to be waited
-        # for.
-        if costs.is_cpu and float(costs.amax()) < torch.inf:
-            fitted_mean = elites.mean(dim=1, keepdim=True)
-            variance = (elites - fitted_mean).square_().mean(dim=1, keepdim=True)
-            return self._moved(fitted_mean, variance, mean, std)
         finite = (costs < torch.inf)[:, :, None, None]
         count = finite.sum(dim=1, keepdim=True)
         divisor = count.clamp(min=1)
