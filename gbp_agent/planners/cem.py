@@ -186,7 +186,8 @@ class CEMPlanner:
                 best.update(points[:, :1], costs[:, :1])  # where it starts, which a tie goes to
             costs, index = costs.topk(config.elites, dim=1, largest=False)
             elites = take_samples(points, index)
-            found.add(elites[:, 0], costs[:, 0])  # the lowest comes first
+            # The lowest comes first; a copy, so that the other elites can be let go.
+            found.add(elites[:, 0].clone(), costs[:, 0])
             dearest.append(costs[:, -1])
             if iteration + 1 < config.iterations:
                 mean, std = fit(elites, costs, mean, std)
