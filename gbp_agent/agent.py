@@ -27,7 +27,17 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .goals import GoalLatents, same_goal
 from .graphs import CostGraphs
 from .hub import default_card, upload
-from .mpc import MPCConfig, expected_frames, hold_still, planner_from_network, uses_cuda_graphs
+from .mpc import (
+    MPCConfig,
+    actions_within,
+    check_parts,
+    check_plans,
+    expected_frames,
+    hold_still,
+    planner_from_network,
+    uses_cuda_graphs,
+    warn_of_short_proposals,
+)
 from .objectives import GoalObjective
 from .observations import ObservationKeys, check_observation
 from .planners import make_planner
@@ -41,7 +51,7 @@ from .planning_settings import (
 )
 from .proposals import make_proposals
 from .report import EvaluationReport
-from .state import AgentState
+from .state import AgentState, check_state
 from .types import (
     CostFunction,
     CostOf,
@@ -54,9 +64,10 @@ from .types import (
 )
 from .world_model import LatentWorldModel
 
+MANY = 10  # actions without a state, which nobody means
 _MADE = (
     "device", "_cost_of", "_search_cost_of", "_noise", "_propose", "_encode", "_goals",
-    "_from_network", "_low", "_high",
+    "_from_network", "_lowest", "_highest", "_low", "_high",
 )  # fmt: skip
 
 
@@ -67,7 +78,9 @@ class WorldModelMPCAgent:
     it handed out actions that were planned before.
 
     Args:
-        model: a world model with its statistics.
+        model: a world model with its statistics. To change its weights later use `load_state_dict`
+            or `copy_` under no_grad, not `.data`: PyTorch does not count the changes of that, and
+            on a processor the agent would plan on with what it made of the weights before.
         planner: a name in `PLANNERS` or a planner object.
         objective: what to minimise; distance to the goal's latent by default.
         config: horizon and execution.
@@ -90,16 +103,13 @@ class WorldModelMPCAgent:
         self._objective: Objective = GoalObjective() if objective is None else objective
         self._config = MPCConfig() if config is None else config
         self.keys = ObservationKeys() if keys is None else keys
-        if not callable(self._objective) or not isinstance(self._config, MPCConfig):
-            raise TypeError(
-                f"objective is {objective!r} and config {config!r}, expected an Objective, such as "
-                "GoalObjective(), and an MPCConfig"
-            )
+        check_parts(self._objective, self._config, self.keys)
         self.seed = int(seed)
         self.last_plan: Plan | None = None
         self._planning: dict[str, Any] = {}  # of the checkpoint
         self._goal: dict[str, np.ndarray] | None = None
         self._state: AgentState | None = None
+        self._stateless = 0  # calls of `predict` in a row
         self._make()
 
     def _make(self) -> None:
@@ -117,9 +127,11 @@ class WorldModelMPCAgent:
         self._goals = GoalLatents(self._encode)
         # Told of the network's plans as if they were the rest of earlier ones; None without it.
         self._from_network = planner_from_network(self.planner, model, self.config)
+        warn_of_short_proposals(self.planner, model, self.config)
+        self._lowest, self._highest = actions_within(shape.action_low, shape.action_high)
         self._low, self._high = model.action_normalizer.bounds(
-            np.asarray(shape.action_low, np.float32),
-            np.asarray(shape.action_high, np.float32),
+            self._lowest,
+            self._highest,
             shape.frameskip,
             self.config.action_limit,
         )
@@ -275,11 +287,19 @@ class WorldModelMPCAgent:
         """Give the goal once, for an env whose observations hold none: an observation of it, with
         the same picture and proprioception keys as the others; None takes it back. Another goal
         than before makes `act` begin anew, as after `reset`: what was planned is for the old one.
+
+        Raises:
+            KeyError: the goal has none of these keys.
         """
         if goal is not None:
             names = (self.keys.pixels, self.keys.proprio)
-            parts = self.keys.as_dict(goal).items()
-            goal = {name: np.array(value) for name, value in parts if name in names}
+            parts = self.keys.as_dict(goal)
+            goal = {name: np.array(value) for name, value in parts.items() if name in names}
+            if not goal:
+                raise KeyError(
+                    f"the goal has none of {names}, only {', '.join(map(repr, parts))}; give an "
+                    "observation of it"
+                )
         if not same_goal(goal, self._goal):
             self.reset()
         self._goal = goal
@@ -290,7 +310,7 @@ class WorldModelMPCAgent:
         episode_start: (B,) bool, rows of a vector env that were reset since the last call; an
             agent of one env is told by `reset`.
         """
-        action, self._state = self.predict(observation, self._state, episode_start)
+        action, self._state = self._act(observation, self._state, episode_start, True)
         return action
 
     def predict(
@@ -300,7 +320,8 @@ class WorldModelMPCAgent:
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, AgentState]:
-        """Stable-Baselines3's protocol: the action, and the state to pass in next time.
+        """Stable-Baselines3's protocol, as its recurrent policies have it: the action, and the
+        state to pass in next time, without which every action is the first of a new plan.
 
         observation: one, or a batch with a leading dimension.
         state: what the last call returned; None at the start of all episodes.
@@ -309,11 +330,30 @@ class WorldModelMPCAgent:
         Raises:
             KeyError: the observation lacks a key.
             ValueError: a part of it has the wrong shape or type, or is not finite.
+            TypeError: the state is none of an agent's.
         """
+        self._stateless = self._stateless + 1 if state is None and episode_start is None else 0
+        if self._stateless == MANY:
+            warnings.warn(
+                f"predict() was called {MANY} times in a row without a state, so that every action "
+                "began an episode and was planned from scratch; pass on what it returns (action, "
+                "state = agent.predict(observation, state)), or call agent.act(observation)",
+                stacklevel=2,
+            )
+        return self._act(observation, state, episode_start, deterministic)
+
+    def _act(
+        self,
+        observation: Observation,
+        state: AgentState | None,
+        episode_start: np.ndarray | None,
+        deterministic: bool,
+    ) -> tuple[np.ndarray, AgentState]:
+        """As `predict`, whose arguments these are."""
         batch, single = self._batched(observation)
         rows = len(batch["proprio"])
         if state is not None:
-            state.check_rows(rows)
+            check_state(state, rows)
         fresh = np.ones(rows, bool) if state is None else np.zeros(rows, bool)
         if episode_start is not None:
             begun = np.asarray(episode_start, bool)
@@ -342,7 +382,7 @@ class WorldModelMPCAgent:
         if state is None:
             state = self._first_state(batch)
         else:
-            state.check_rows(len(rows))
+            check_state(state, len(rows))
             state = self._observe(state, batch, np.zeros(len(rows), bool))
         return self._plan(batch, state, rows, begun, deterministic)
 
@@ -458,17 +498,17 @@ class WorldModelMPCAgent:
 
         with torch.inference_mode(False):  # in which nothing could be differentiated
             result = plan_apart(search, warm)
+        check_plans(result, initial, self.planner)
         idle = torch.zeros_like(warm)
         if self.config.dead_band:
             result, idle = hold_still(result, start, goal, model, self.objective, self.config)
         lost = int((~torch.isfinite(result.cost)).sum())
         if lost:
-            warnings.warn(f"{lost} plan(s) without a finite cost; see the objective", stacklevel=4)
+            warnings.warn(f"{lost} plan(s) without a finite cost; see the objective", stacklevel=5)
         with torch.no_grad():
             actions = model.action_normalizer.to_env(result.model_actions).cpu().numpy()
-        low, high = model.config.action_low, model.config.action_high
         return Plan(
-            actions=np.clip(actions, low, high).astype(np.float32),
+            actions=np.clip(actions, self._lowest, self._highest),
             model_actions=result.model_actions,
             rollout=partial(expected_frames, model, start, past, result.model_actions, idle),
             goal=goal,

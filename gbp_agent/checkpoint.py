@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from importlib import resources
 from pathlib import Path
@@ -28,6 +29,7 @@ from .world_model import LatentWorldModel, WorldModelConfig
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+PLANNING_PARTS = ("mpc", "objective", "planners", "open_loop", "keys")
 FAMILIES: dict[str, tuple[type[WorldModelConfig], Callable[..., LatentWorldModel]]] = {
     "compact": (CompactConfig, CompactWorldModel),
     "patch": (PatchConfig, PatchWorldModel),
@@ -154,7 +156,7 @@ def load_checkpoint(
     try:
         # The first weights are drawn, for nothing; and tensors of inference mode cannot be planned
         # through.
-        with torch.random.fork_rng([]), torch.inference_mode(False):
+        with torch.random.fork_rng([]), torch.inference_mode(False), _float32():
             model = model_class(model_config(**config["model"]))
     except TypeError as error:
         raise ValueError(f"{folder / CONFIG_FILE} lacks a model setting: {error}") from error
@@ -163,6 +165,17 @@ def load_checkpoint(
         weights = {**_parent_weights(config["parent"], folder), **weights}
     _load_weights(model, weights, folder / WEIGHTS_FILE)
     return model.eval().requires_grad_(False), config["planning"]
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """In which new tensors are float32, as models are, whatever the user's default."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def find_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Path:
@@ -197,6 +210,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     parent = config.get("parent", {"name": "", "sha256": ""})
     if not isinstance(parent, dict) or set(parent) != {"name", "sha256"}:
         raise ValueError(f"{path} names no parent, expected its name and sha256 there")
+    planning = config["planning"]
+    parts = {"model": config["model"], "planning": planning}
+    if isinstance(planning, dict):
+        parts |= {part: planning[part] for part in PLANNING_PARTS if part in planning}
+    if bad := [part for part, settings in parts.items() if not isinstance(settings, dict)]:
+        raise ValueError(f"{path}: {bad[0]!r} is {parts[bad[0]]!r}, expected settings by name")
     if config["format_version"] != FORMAT_VERSION or config["family"] not in FAMILIES:
         raise ValueError(
             f"{path} has format version {config['format_version']!r} and family "

@@ -3,16 +3,19 @@ worth acting out."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .objectives import GoalObjective
+from .observations import ObservationKeys
 from .planners import GradientPlanner
-from .planners.common import check_choice, check_count, check_number
+from .planners.common import check_choice, check_count, check_number, take_plain_numbers
 from .precision import Precision
 from .types import Latent, Objective, Planner, PlannerResult
 from .world_model import LatentWorldModel
@@ -59,9 +62,7 @@ class MPCConfig:
     dead_band: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "execute", "proposals"):  # NumPy's as well
-            if isinstance(getattr(self, name), np.integer):
-                object.__setattr__(self, name, int(getattr(self, name)))
+        take_plain_numbers(self)
         check_count("horizon", self.horizon, 1, "5 model steps are the default.")
         check_count("execute", self.execute, 1, "1 plans anew after every model step.")
         if self.execute > self.horizon:
@@ -129,6 +130,51 @@ def expected_frames(
 def staying(start: Latent, horizon: int) -> Latent:
     """The last frame of Latent (B, T) so many times: Latent (B, H)."""
     return Latent(*(part[:, -1:].expand(-1, horizon, *part.shape[2:]) for part in start))
+
+
+def check_parts(objective: Any, config: Any, keys: Any) -> None:
+    """Raise TypeError unless an agent can be made of these."""
+    if isinstance(objective, type) or not callable(objective) or not isinstance(config, MPCConfig):
+        raise TypeError(
+            f"objective is {objective!r} and config {config!r}, expected an Objective, such as "
+            "GoalObjective(), and an MPCConfig"
+        )
+    if not isinstance(keys, ObservationKeys):
+        raise TypeError(f"keys is {keys!r}, expected ObservationKeys(...)")
+
+
+def actions_within(low: Sequence[float], high: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest float32 action (A,) inside bounds that may be finer."""
+    bounds = []
+    for exact, inward in ((low, np.inf), (high, -np.inf)):
+        bound = np.asarray(exact, np.float32)
+        outside = bound < exact if inward > 0 else bound > exact
+        bounds.append(np.where(outside, np.nextafter(bound, np.float32(inward)), bound))
+    return bounds[0], bounds[1]
+
+
+def warn_of_short_proposals(planner: Planner, model: LatentWorldModel, config: MPCConfig) -> None:
+    """Tell that the planner would start from sequences of the data, but has none."""
+    number, steps, _ = model.proposals.shape
+    wanted = getattr(getattr(planner, "config", None), "init", None) in ("proposals", "beam")
+    if wanted and number and config.proposals != 0 and steps < config.horizon:
+        warnings.warn(
+            f"horizon is {config.horizon}, but the model's sequences, where plans may start, have "
+            f"{steps} model steps, so that all start from zeros; give a horizon of at most {steps}"
+            ", or the planner init='zeros' if that is meant",
+            stacklevel=4,
+        )
+
+
+def check_plans(result: PlannerResult, initial: Tensor, planner: Planner) -> None:
+    """Raise ValueError unless what a planner returned is of the shape that it was asked for, and
+    finite."""
+    plans = result.model_actions
+    if plans.shape != initial.shape or not bool(torch.isfinite(plans).all()):
+        what = "numbers that are not finite" if plans.shape == initial.shape else tuple(plans.shape)
+        raise ValueError(
+            f"{planner} returned plans of {what}, expected finite ones of {tuple(initial.shape)}"
+        )
 
 
 def planner_from_network(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
+
+CONSTANT = 1e-6  # standard deviation, env units
 
 
 class Standardizer(nn.Module):
@@ -25,10 +29,18 @@ class Standardizer(nn.Module):
 
     @classmethod
     def fit(cls, values: np.ndarray) -> Self:
-        """From data (..., n)."""
+        """From data (..., n); with a standard deviation of at most CONSTANT a dimension counts as
+        constant."""
         flat = torch.from_numpy(np.asarray(values, np.float64).reshape(-1, values.shape[-1]))
-        std = flat.std(0)
-        return cls(flat.mean(0), torch.where(std > 1e-6, std, torch.ones_like(std)))
+        std, size = flat.std(0), flat.abs().amax(0)
+        varies = std > CONSTANT
+        if lost := int((~varies & (std > CONSTANT * size)).sum()):
+            warnings.warn(
+                f"{lost} of {len(std)} numbers have a standard deviation below {CONSTANT} and "
+                "count as constant; give them in smaller units if they mean something",
+                stacklevel=2,
+            )
+        return cls(flat.mean(0), torch.where(varies, std, torch.ones_like(std)))
 
     @classmethod
     def identity(cls, size: int) -> Self:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gbp_agent.normalize import Standardizer
+from gbp_agent.planners.common import take_plain_numbers
 from gbp_agent.types import Latent
 
 
@@ -41,6 +43,9 @@ class GoalObjective:
     step_cost: float | None = None
 
     def __post_init__(self) -> None:
+        take_plain_numbers(self)
+        if isinstance(self.proprio_weight, (np.ndarray, Tensor)):
+            object.__setattr__(self, "proprio_weight", self.proprio_weight.tolist())
         if isinstance(self.proprio_weight, (list, tuple)):
             object.__setattr__(self, "proprio_weight", tuple(self.proprio_weight))
         if not all(0 <= weight < math.inf for weight in self._proprio_weights):

@@ -92,10 +92,13 @@ def check_observation(
     size = config.image_size
     if not isinstance(observation, Mapping):
         if size or not isinstance(observation, np.ndarray):
-            raise ValueError(
-                f"observation is a {type(observation).__name__}, expected a dict with "
-                f'{keys.pixels!r} and {keys.proprio!r}; make the env with obs_type="pixels"'
-            )
+            expected = f"an array or a dict with {keys.proprio!r}"
+            if size:
+                expected = (
+                    f"a dict with {keys.pixels!r} and {keys.proprio!r}; make the env with "
+                    'obs_type="pixels"'
+                )
+            raise ValueError(f"observation is a {type(observation).__name__}, expected {expected}")
         observation = keys.as_dict(observation)
     shapes = {"pixels": (size, size, 3), "proprio": (config.proprio_dim,)}
     parts: dict[str, np.ndarray] = {}
@@ -118,9 +121,13 @@ def check_observation(
             )
         if len(shape) == 3 and value.dtype != np.uint8:
             raise ValueError(f"observation[{key!r}] is {value.dtype}, expected uint8 in 0…255")
-        if len(shape) == 1 and not np.all(np.isfinite(value)):
-            raise ValueError(f"observation[{key!r}] must be finite, got {value}")
-        parts[part] = value.astype(np.float32) if len(shape) == 1 else value
+        if len(shape) == 1:
+            with np.errstate(over="ignore"):  # what float32 cannot hold is infinite then
+                numbers = value.astype(np.float32)
+            if not np.all(np.isfinite(numbers)):
+                raise ValueError(f"observation[{key!r}] must be finite, got {value}")
+            value = numbers
+        parts[part] = value
     single = parts["proprio"].ndim == 1
     if single:
         parts = {part: value[None] for part, value in parts.items()}

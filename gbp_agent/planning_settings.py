@@ -68,6 +68,14 @@ def settings_from(
     return {**settings, "planners": {**known.get("planners", {}), **own}}
 
 
+def with_keys_of(metadata: Mapping[str, Any], planning: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, with the keys of the dataset that this is the metadata of unless there are
+    some."""
+    keys = metadata.get("keys", {})
+    known = {} if ObservationKeys(**keys) == ObservationKeys() else {"keys": dict(keys)}
+    return {**known, **planning}
+
+
 def warn_of_what_is_lost(planner: Planner, objective: Objective) -> None:
     """Tell of parts that `settings_from` cannot write."""
     for part, written in (
@@ -109,7 +117,7 @@ def changed_for_open_loop(
     own = planning.get(OPEN_LOOP, {})
     fitting = {path: own[path] for path in own if path.partition(".")[0] in places}
     found = changed(planning, {**fitting, **settings}, places)
-    if "mpc" in places:
+    if "mpc" in places and "mpc.execute" not in settings:
         mpc = found.setdefault("mpc", {})
         mpc["execute"] = mpc.get("horizon", MPCConfig.horizon)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,14 +70,6 @@ class AgentState:
             plans=self.plans[rows],
         )
 
-    def check_rows(self, rows: int) -> None:
-        """Raise ValueError unless the state is of so many episodes."""
-        if len(self.position) != rows:
-            raise ValueError(
-                f"state is of {len(self.position)} episode(s), the observation of {rows}; "
-                "call agent.reset(), or pass state=None, when the number of envs changes"
-            )
-
     def due(self) -> np.ndarray:
         """Rows whose queue is used up."""
         return np.flatnonzero(self.position >= self.queue.shape[1])
@@ -133,3 +126,17 @@ class AgentState:
         rest[torch.from_numpy(rows).to(rest.device)] = shifted
         plans[rows] += 1
         return replace(self, queue=queue, position=position, plan=rest, plans=plans)
+
+
+def check_state(state: Any, rows: int) -> None:
+    """Raise TypeError unless this is an agent's state, and ValueError unless it is of so many
+    episodes."""
+    if not isinstance(state, AgentState):
+        raise TypeError(
+            f"state is a {type(state).__name__}, expected what the last predict() returned, or None"
+        )
+    if len(state.position) != rows:
+        raise ValueError(
+            f"state is of {len(state.position)} episode(s), the observation of {rows}; "
+            "call agent.reset(), or pass state=None, when the number of envs changes"
+        )

@@ -100,8 +100,13 @@ def film_episode(agent: Any, env: gym.Env, seed: int | None) -> Film:
 
 
 def write_video(path: str | Path, frames: list[np.ndarray], fps: float) -> None:
-    """Write frames, uint8 (h, w, 3) with even sides, as an mp4 (H.264); the file appears whole."""
+    """Write frames, uint8 (h, w, 3) with even sides, as an mp4 (H.264); the file appears whole.
+
+    Raises ValueError for a name that does not end in .mp4.
+    """
     path = Path(path)
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(f"{path} is no name of an mp4; give one that ends in .mp4")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     open_writer: Any = imageio.get_writer  # not all versions' hints know a format by its name

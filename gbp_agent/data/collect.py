@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Iterator
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from .dataset import (
     read_metadata,
     write_part,
 )
+from .processes import deaths_explained, processes
 
 EVALUATION_SEEDS_BEGIN = 1_000_000_000
 """Seeds from here on are for evaluation alone; `collect` refuses them."""
@@ -59,8 +60,9 @@ def collect(
 
     The env's own behaviour policy (`env.unwrapped.behavior_action()`) acts where there is one,
     uniformly random actions elsewhere. Episode i is reset with `seed + i`; goals are ignored, and
-    an episode ends early only on truncation or on termination of an env without goals. Parts are
-    written to a temporary name and renamed: calling again after a kill makes the missing ones.
+    an episode ends early on truncation, or on termination unless `info["is_success"]` says that it
+    came of reaching a goal. Parts are written to a temporary name and renamed: calling again after
+    a kill makes the missing ones.
 
     Args:
         env_id: a registered id, or the spec of an env, such as `env.spec`, which knows the wrappers
@@ -69,18 +71,21 @@ def collect(
         seed: first reset seed; `seed + episodes` must stay below EVALUATION_SEEDS_BEGIN.
         folder: where to; made if need be.
         episodes_per_part: what a killed collection loses at most, per worker.
-        workers: processes; the number of processors by default.
+        workers: processes; the number of processors by default. A script that asks for several has
+            to do so under `if __name__ == "__main__":`, as they import it; 1 needs none.
         keys: which entries of an observation are the picture and the proprioception. An
             observation that is an array is proprioception; so one without a picture gives data for
             models of the family "state".
         random_share: share of the steps, 0…1, at which the behaviour policy's action gives way to a
             uniformly random one. A planner asks about actions that a policy which knows what it
             does never takes, such as a push beside the object.
-        env_kwargs: passed to `gymnasium.make`, e.g. `image_size=64`.
+        env_kwargs: JSON values, passed to `gymnasium.make`, e.g. `image_size=64`.
 
     Raises:
-        ValueError: bad counts, seeds or share, or the folder holds a collection with other
-            settings.
+        ValueError: bad counts, seeds or share, the folder holds a collection with other settings,
+            or an environment that no model learns: its actions are no Box of floats (A,), its
+            pictures not (S, S, 3) uint8, its proprioception not (p,), or a number is not finite.
+        RuntimeError: a process died.
     """
     _check(episodes, seed, steps, episodes_per_part, random_share)
     folder = Path(folder)
@@ -99,7 +104,7 @@ def collect(
         "keys": asdict(keys),
         "wrappers": [wrapper.name for wrapper in spec.additional_wrappers],
     }
-    _write_metadata(folder, metadata, spec)
+    _write_metadata(folder, metadata, spec, keys)
     tasks = [part for part in _parts(folder, metadata, spec, keys) if not part.folder.exists()]
     missing = sum(len(task.seeds) for task in tasks)
     with tqdm(
@@ -151,8 +156,9 @@ def _run(tasks: list[_Part], workers: int) -> Iterator[int]:
     if workers == 1 or len(tasks) <= 1:
         yield from map(_collect_part, tasks)
         return
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(tasks))) as pool:
-        yield from pool.imap_unordered(_collect_part, tasks)
+    with processes(min(workers, len(tasks))) as pool, deaths_explained():
+        for part in as_completed([pool.submit(_collect_part, task) for task in tasks]):
+            yield part.result()
 
 
 def _collect_part(task: _Part) -> int:
@@ -185,6 +191,8 @@ def _episode(env: gym.Env, seed: int, task: _Part) -> Iterator[dict[str, Any]]:
         if chance.random() < task.random_share:
             action = env.action_space.sample()
         picture, numbers = task.keys.frame(observation)
+        if not np.isfinite(numbers).all():
+            raise ValueError(f"seed {seed}, step {step}: the observation {numbers} is not finite")
         yield {
             "pixels": picture,
             "proprio": numbers,
@@ -195,13 +203,20 @@ def _episode(env: gym.Env, seed: int, task: _Part) -> Iterator[dict[str, Any]]:
             return
         observation, _, terminated, truncated, info = env.step(action)
         # Reaching a goal that nobody aimed at does not end a goal-reaching episode.
-        over = truncated or (terminated and "is_success" not in info)
+        over = truncated or (terminated and not info.get("is_success", False))
 
 
 def _write_metadata(
-    folder: Path, metadata: dict[str, Any], spec: gym.envs.registration.EnvSpec
+    folder: Path,
+    metadata: dict[str, Any],
+    spec: gym.envs.registration.EnvSpec,
+    keys: ObservationKeys,
 ) -> None:
     """Write metadata.json, or check that the one that is there says the same."""
+    try:
+        metadata = json.loads(json.dumps(metadata))  # where a tuple is a list
+    except TypeError as error:
+        raise ValueError(f"env_kwargs are no JSON values: {error}") from error
     if (folder / "metadata.json").exists():
         present = {"random_share": 0.0, **read_metadata(folder)}
         for name in ("keys", "wrappers"):  # of which earlier collections say nothing
@@ -215,9 +230,8 @@ def _write_metadata(
         return
     folder.mkdir(parents=True, exist_ok=True)
     with gym.make(spec, disable_env_checker=True, **metadata["env_kwargs"]) as env:
-        simulator, actions = env.unwrapped, env.action_space
-        if not isinstance(actions, gym.spaces.Box):
-            raise ValueError(f"{spec.id} has action space {actions}, expected a Box")
+        simulator, actions = env.unwrapped, _box(spec.id, env.action_space)
+        _check_frame(spec.id, *keys.frame(env.reset(seed=metadata["seed"])[0]))
         about = {
             "action_low": actions.low.tolist(),
             "action_high": actions.high.tolist(),
@@ -229,3 +243,25 @@ def _write_metadata(
     temporary = folder / "metadata.json.tmp"
     temporary.write_text(json.dumps(metadata | about, indent=2) + "\n")
     temporary.rename(folder / "metadata.json")
+
+
+def _box(env_id: str, actions: gym.Space) -> gym.spaces.Box:
+    """The action space, unless models are not made for it."""
+    floats = isinstance(actions, gym.spaces.Box) and np.issubdtype(actions.dtype, np.floating)
+    if not isinstance(actions, gym.spaces.Box) or not floats or len(actions.shape) != 1:
+        raise ValueError(f"{env_id} has action space {actions}, expected a Box of floats (A,)")
+    return actions
+
+
+def _check_frame(env_id: str, picture: np.ndarray, numbers: np.ndarray) -> None:
+    """Raise ValueError unless models are made for such observations."""
+    if picture.size and (picture.ndim, picture.shape[-1], picture.dtype) != (3, 3, np.uint8):
+        raise ValueError(
+            f"{env_id} has pictures {picture.shape} of {picture.dtype}, expected (S, S, 3) uint8"
+        )
+    if numbers.ndim != 1:
+        raise ValueError(
+            f"{env_id} has proprioception {numbers.shape}, expected a vector (p,); a picture comes "
+            "beside one in a dict (gymnasium.wrappers.AddRenderObservation, ResizePixels), and "
+            "gymnasium.wrappers.FlattenObservation makes a vector of other things"
+        )

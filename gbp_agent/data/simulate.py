@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from multiprocessing.pool import Pool
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -12,6 +12,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from ..observations import ObservationKeys
 from .dataset import TrajectoryDataset, evenly_chosen
+from .processes import deaths_explained, processes
 
 # A picture is another where more than this share of its numbers differ by more than so many of 255,
 # a vector without a picture where a number of it differs by more than this share of its spread, and
@@ -52,10 +53,11 @@ class Simulator:
         self._keys = keys or ObservationKeys()
         self._workers = workers
         self._own = _Environment(self._spec, env_kwargs)
-        self._pool: Pool | None = None
+        self._made = ExitStack()
+        self._pool: ProcessPoolExecutor | None = None
         if workers > 1:
-            made = (self._spec, env_kwargs)
-            self._pool = multiprocessing.get_context("spawn").Pool(workers, _of_this_worker, made)
+            pool = processes(workers, _of_this_worker, self._spec, env_kwargs)
+            self._pool = self._made.enter_context(pool)
 
     @classmethod
     def of(
@@ -96,27 +98,27 @@ class Simulator:
     def close(self) -> None:
         """End the processes, and this one's environment."""
         self._own.close()
-        if self._pool is not None:
-            self._pool.terminate()
-            self._pool.join()
-            self._pool = None
+        self._made.close()
+        self._pool = None
 
     def play(
         self, start: np.ndarray, actions: np.ndarray, seeds: np.ndarray | None = None
     ) -> Frames:
         """Start in states (B, s) and take env actions (B, n, A): the n frames after each action.
 
-        Reaching a goal ends nothing. seeds: (B,), what the env is reset with before it is put into
-        the states, by which it draws what they do not tell, such as walls; 0 by default.
+        No end of an episode ends anything. seeds: (B,), what the env is reset with before it is put
+        into the states, by which it draws what they do not tell, such as walls; 0 by default.
 
         Raises:
             ValueError: the environment does not tell its state.
+            RuntimeError: a process died.
         """
         shares = np.array_split(np.arange(len(start)), self._workers)
         seeds = np.zeros(len(start), np.int64) if seeds is None else seeds
         tasks = [(self._keys, start[i], actions[i], seeds[i]) for i in shares if len(i)]
         if self._pool is not None:
-            found = self._pool.starmap(_play_in_worker, tasks)
+            with deaths_explained():
+                found = list(self._pool.map(_play_in_worker, *zip(*tasks, strict=True)))
         else:
             found = [self._own.play(*task) for task in tasks]
         return Frames(*(np.concatenate(parts) for parts in zip(*found, strict=True)))

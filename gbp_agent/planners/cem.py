@@ -20,6 +20,7 @@ from gbp_agent.planners.common import (
     draw_noise,
     evaluate,
     split_samples,
+    take_plain_numbers,
     take_samples,
 )
 from gbp_agent.planners.starts import (
@@ -69,6 +70,7 @@ class CEMConfig:
     beam_branches: int = 16
 
     def __post_init__(self) -> None:
+        take_plain_numbers(self)
         check_count("samples", self.samples, 2, "300 is usual.")
         check_count("iterations", self.iterations, 1, "30 is usual.")
         check_count("elites", self.elites, 2, "a tenth of the samples is usual.")

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import fields
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gbp_agent.types import CostFunction
+
+
+def take_plain_numbers(config: Any) -> None:
+    """Turn NumPy's numbers in the fields of a frozen dataclass into Python's, which JSON knows."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, np.generic):
+            object.__setattr__(config, field.name, value.item())
 
 
 def check_count(name: str, value: int, minimum: int, remedy: str) -> None:

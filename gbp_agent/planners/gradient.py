@@ -18,6 +18,7 @@ from gbp_agent.planners.common import (
     cost_and_gradient,
     draw_noise,
     evaluate,
+    take_plain_numbers,
     take_samples,
 )
 from gbp_agent.planners.optimizers import BETAS, OPTIMIZERS
@@ -87,6 +88,7 @@ class GradientConfig:
     beam_branches: int = 16
 
     def __post_init__(self) -> None:
+        take_plain_numbers(self)
         check_choice("optimizer", self.optimizer, OPTIMIZERS, "'adam' is the published one.")
         check_choice("init", self.init, INITS, "give 'zeros' to ignore proposals.")
         check_number("learning_rate", self.learning_rate, "0.2 is usual with Adam.", above=0)

@@ -17,6 +17,7 @@ from gbp_agent.planners.common import (
     check_number,
     draw_noise,
     evaluate_in_parts,
+    take_plain_numbers,
 )
 from gbp_agent.planners.starts import (
     STARTS,
@@ -57,6 +58,7 @@ class MPPIConfig:
     beam_branches: int = 16
 
     def __post_init__(self) -> None:
+        take_plain_numbers(self)
         check_count("samples", self.samples, 2, "300 is usual.")
         check_count("iterations", self.iterations, 1, "10 is the default.")
         check_choice("init", self.init, STARTS, "give 'zeros' to ignore proposals.")

@@ -15,9 +15,11 @@ def planner_from_settings(name: str, settings: dict[str, dict[str, Any]]) -> Pla
     settings: planner name → fields of its config. Raises ValueError for a field that is none.
     """
     planner: Any = PLANNERS[name]()
+    if not settings.get(name):
+        return planner  # type: ignore[no-any-return]
     try:
         config = replace(planner.config, **settings.get(name, {}))
-    except TypeError as error:
+    except (AttributeError, TypeError) as error:
         raise ValueError(f"bad settings for planner {name!r}: {error}") from error
     return type(planner)(config)  # type: ignore[no-any-return]
 
@@ -26,6 +28,6 @@ def settings_of(planner: Planner) -> dict[str, dict[str, Any]]:
     """{name: fields of its config}, empty for a planner that is not in `PLANNERS`."""
     for name, known in PLANNERS.items():
         if type(planner) is known:
-            config: Any = getattr(planner, "config")  # noqa: B009
-            return {name: asdict(config)}
+            config: Any = getattr(planner, "config", None)
+            return {name: {} if config is None else asdict(config)}
     return {}

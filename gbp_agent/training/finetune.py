@@ -35,6 +35,7 @@ from ..data.simulate import Simulator
 from ..diagnostics import judge
 from ..observations import ObservationKeys
 from ..planners import GradientPlanner
+from ..planning_settings import with_keys_of
 from ..precision import Precision, uses_bfloat16
 from ..report import machine
 from ..types import Latent
@@ -168,6 +169,7 @@ def finetune(
     metrics["minutes"] = round((time.monotonic() - begun) / 60, 1)
     report(config.out, metrics)
     card = finetuned_card(model.config, asdict(config), dataset, metrics, machine())
+    planning = with_keys_of(dataset.metadata, planning)
     save_checkpoint(config.out / "checkpoint", model, planning=planning, card=card, half=True)
     return model.eval().requires_grad_(False)
 

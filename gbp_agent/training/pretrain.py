@@ -29,6 +29,7 @@ from ..diagnostics import judge
 from ..networks import initialize
 from ..normalize import ActionNormalizer, Standardizer
 from ..patch import PatchConfig, PatchWorldModel
+from ..planning_settings import with_keys_of
 from ..precision import Precision, uses_bfloat16
 from ..report import machine
 from ..vector import StateConfig, StateWorldModel
@@ -130,9 +131,8 @@ def pretrain(config: PretrainConfig) -> LatentWorldModel:
     metrics["minutes"] = round((time.monotonic() - begun) / 60, 1)
     report(config.out, metrics)
     card = model_card(model, dataset, as_json(config), metrics, machine())
-    save_checkpoint(
-        config.out / "checkpoint", model, planning=config.planning, card=card, half=True
-    )
+    planning = with_keys_of(dataset.metadata, config.planning)
+    save_checkpoint(config.out / "checkpoint", model, planning=planning, card=card, half=True)
     return model.eval().requires_grad_(False)
 
 
