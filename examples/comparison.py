@@ -1,5 +1,6 @@
 """What reproduce.py compares: the ways of finetuning, and their settings for each task."""
 
+from dataclasses import replace
 from typing import Any
 
 from gbp_agent import AdversarialConfig, GradientConfig, OnlineConfig
@@ -46,6 +47,7 @@ RADII = {
 }
 # Per task: how the agent acts in the simulator.
 CHEAP = GradientConfig(steps=15, restarts=4, learning_rate=0.1)
+CHEAP_BEAM = replace(CHEAP, init="beam", proposals=100, beam_width=4, beam_branches=8)
 CHEAPEST = GradientConfig(steps=6, restarts=2, warm_steps=3, learning_rate=0.1)
 PUSHES: dict[str, Any] = {
     "steps": 4000,
@@ -67,9 +69,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
             every=500, trajectories=160, goals="random", planner=CHEAP, proposals=128
         )
     },
-    "rope": PUSHES,
+    "rope": {**PUSHES, "online": replace(PUSHES["online"], planner=CHEAP_BEAM)},
     # Half the steps, of two predictors.
     "granular": {**PUSHES, "steps": 2000},
+    "rope-linear": PUSHES,
     "granular-linear": PUSHES,
 }
 SETTINGS["pusht-small"] = {

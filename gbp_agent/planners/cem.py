@@ -169,8 +169,8 @@ class CEMPlanner:
         generator: torch.Generator,
         fit: Fit,
     ) -> tuple[Tensor, BestPlan, bool]:
-        """The lowest cost so far after each iteration (I, B), the best plans, and whether every
-        elite had a finite cost."""
+        """The lowest cost so far after each iteration (I, B), the best plans, and whether all
+        elites that were fitted had a finite cost."""
         config = self.config
         mean, best = starts.plans, copy(starts.best)
         std = torch.full_like(mean, config.init_std)
@@ -190,11 +190,12 @@ class CEMPlanner:
             elites = take_samples(points, index)
             # The lowest comes first; a copy, so that the other elites can be let go.
             found.add(elites[:, 0].clone(), costs[:, 0])
-            dearest.append(costs[:, -1])
             if iteration + 1 < config.iterations:
+                dearest.append(costs[:, -1])
                 mean, std = fit(elites, costs, mean, std)
+        all_finite = not dearest or bool(torch.stack(dearest).amax() < torch.inf)
         trace = found.settle()
-        return trace, best, bool(torch.stack(dearest).amax() < torch.inf)
+        return trace, best, all_finite
 
     @property
     def _gradient_steps_per_sample(self) -> int:
