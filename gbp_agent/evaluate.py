@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ._version import __version__
 from .clips import EpisodeRecorder
 from .data import EVALUATION_SEEDS_BEGIN
+from .env_spec import spec_of
 from .report import Episode, EvaluationReport, Planning, machine
 from .video import record_episodes
 
@@ -71,10 +72,7 @@ def evaluate(
         ValueError: bad counts, the agent's model is for another env, or a recorder for an env of
             wrappers that its id does not have.
     """
-    found = env_id.spec if isinstance(env_id, gym.Env) else env_id
-    spec = gym.spec(found) if isinstance(found, str) else found
-    if not isinstance(spec, EnvSpec):
-        raise TypeError(f"env_id is {env_id!r}, expected an id, or an env of gymnasium.make")
+    spec = spec_of(env_id)
     _check(agent, spec.id, episodes, seed, num_envs)
     if recorder is not None and spec.additional_wrappers:
         raise ValueError(

@@ -121,6 +121,14 @@ def test_an_observation_that_is_not_finite(tmp_path: Path) -> None:
         gathered(tmp_path / "d", bad_after=2)
 
 
+def test_an_env_stands_for_its_spec(tmp_path: Path) -> None:
+    with gym.make("tests/Drift-v0", fails_after=3) as env:
+        data = collect(env, 2, 0, tmp_path / "d", steps=6, workers=1, progress=False)
+    assert data.episodes[:, 2].tolist() == [4, 4]
+    with pytest.raises(TypeError, match=r"expected an id, or an env of gymnasium\.make"):
+        collect(Drift(), 2, 0, tmp_path / "e")
+
+
 def test_keywords_of_the_env_that_json_changes(tmp_path: Path) -> None:
     first = gathered(tmp_path / "d", size=(64, 64))
     again = gathered(tmp_path / "d", size=(64, 64))

@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
+from ..env_spec import spec_of
 from ..observations import ObservationKeys
 from .dataset import (
     ARRAYS,
@@ -43,7 +44,7 @@ class _Part:
 
 
 def collect(
-    env_id: str | gym.envs.registration.EnvSpec,
+    env_id: str | gym.Env | gym.envs.registration.EnvSpec,
     episodes: int,
     seed: int,
     folder: str | Path,
@@ -65,8 +66,8 @@ def collect(
     a kill makes the missing ones.
 
     Args:
-        env_id: a registered id, or the spec of an env, such as `env.spec`, which knows the wrappers
-            that it was made with.
+        env_id: a registered id, or an env or its spec, `env.spec`, which knows the wrappers that it
+            was made with; envs like it are made.
         episodes, steps: how much, both ≥ 1.
         seed: first reset seed; `seed + episodes` must stay below EVALUATION_SEEDS_BEGIN.
         folder: where to; made if need be.
@@ -86,10 +87,11 @@ def collect(
             or an environment that no model learns: its actions are no Box of floats (A,), its
             pictures not (S, S, 3) uint8, its proprioception not (p,), or a number is not finite.
         RuntimeError: a process died.
+        TypeError: an env that was not made by `gymnasium.make`.
     """
     _check(episodes, seed, steps, episodes_per_part, random_share)
     folder = Path(folder)
-    spec = gym.spec(env_id) if isinstance(env_id, str) else env_id
+    spec = spec_of(env_id)
     keys = keys or ObservationKeys()
     metadata: dict[str, Any] = {
         "format_version": FORMAT_VERSION,

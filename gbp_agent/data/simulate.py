@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from ..env_spec import spec_of
 from ..observations import ObservationKeys
 from .dataset import TrajectoryDataset, evenly_chosen
 from .processes import deaths_explained, processes
@@ -49,7 +50,7 @@ class Simulator:
         keys: ObservationKeys | None = None,
         **env_kwargs: Any,
     ):
-        self._spec = gym.spec(env_id) if isinstance(env_id, str) else env_id
+        self._spec = spec_of(env_id)
         self._keys = keys or ObservationKeys()
         self._workers = workers
         self._own = _Environment(self._spec, env_kwargs)
