@@ -101,12 +101,13 @@ STEPS_FROM_ZEROS = 100
 # Where time does not matter: what "gradient-long" has besides.
 LONG = {"steps": 100, "restarts": 16, "halvings": 0, "proposals": None}
 LONG_PROPOSALS = 2048
-# The best on validation episodes: of 1, 10, 100 and 1000 on PushT, 0.1, 0.3, 1, 10 and 100 on Rope,
-# 0.1, 1 and 10 on granular-linear, and 0.1, 1, 10 and 100 on wall-patch and pusht-patch; not
-# searched for elsewhere.
+# The best on validation episodes: of 1, 10, 100 and 1000 on PushT, 0.1, 0.3, 1, 10 and 100 on
+# rope-linear, 0.1, 1 and 10 on granular-linear, and 0.1, 1, 10 and 100 on wall-patch and
+# pusht-patch; not searched for elsewhere.
 GRADIENT_DESCENT_RATE = {
     **dict.fromkeys(SETTINGS, 10.0),
     "rope": 0.3,
+    "rope-linear": 0.3,
     "granular": 1.0,
     "granular-linear": 1.0,
     "wall-patch": 1.0,

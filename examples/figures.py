@@ -33,12 +33,13 @@ MODELS = (
 )
 TITLES = {
     "pusht": "PushT", "point_maze": "PointMaze", "wall": "Wall", "rope": "Rope",
-    "granular": "Granular", "granular-linear": "Granular, linear latents",
+    "granular": "Granular", "rope-linear": "Rope, linear latents",
+    "granular-linear": "Granular, linear latents",
     "pusht-small": "PushT, little data", "wall-small": "Wall, little data",
     "wall-patch": "Wall, patch tokens", "pusht-patch": "PushT, patch tokens",
     "pusht-patch-one-step": "PushT, patch tokens, teacher forcing",
 }  # fmt: skip
-JUDGED_BY_DISTANCE = ("rope", "granular", "granular-linear")  # besides success
+JUDGED_BY_DISTANCE = ("rope", "granular", "rope-linear", "granular-linear")  # besides success
 PLANNERS = {
     "gd": "GD", "adam": "Adam", "gradient": "Adam, shipped", "gradient-long": "Adam, long",
     "cem": "CEM", "cem-tuned": "CEM, shipped",
