@@ -67,7 +67,7 @@ from .world_model import LatentWorldModel
 MANY = 10  # actions without a state, which nobody means
 _MADE = (
     "device", "_cost_of", "_search_cost_of", "_noise", "_propose", "_encode", "_goals",
-    "_from_network", "_lowest", "_highest", "_low", "_high",
+    "_from_network", "_stateless", "_lowest", "_highest", "_low", "_high",
 )  # fmt: skip
 
 
@@ -109,13 +109,13 @@ class WorldModelMPCAgent:
         self._planning: dict[str, Any] = {}  # of the checkpoint
         self._goal: dict[str, np.ndarray] | None = None
         self._state: AgentState | None = None
-        self._stateless = 0  # calls of `predict` in a row
         self._make()
 
     def _make(self) -> None:
         """What follows from the parts."""
         model, shape = self.model, self.model.config
         self.device = model.device
+        self._stateless = 0  # calls of `predict` in a row without a state
         self._cost_of: CostOf = PlanningCost(model, self.objective, self.config)
         graphs = uses_cuda_graphs(self.config, self.objective, self.device)
         self._search_cost_of: CostOf = CostGraphs(self._cost_of) if graphs else self._cost_of
@@ -336,8 +336,9 @@ class WorldModelMPCAgent:
         if self._stateless == MANY:
             warnings.warn(
                 f"predict() was called {MANY} times in a row without a state, so that every action "
-                "began an episode and was planned from scratch; pass on what it returns (action, "
-                "state = agent.predict(observation, state)), or call agent.act(observation)",
+                "began an episode and was planned from scratch; if that is not meant, pass on what "
+                "it returns (action, state = agent.predict(observation, state)), or call "
+                "agent.act(observation)",
                 stacklevel=2,
             )
         return self._act(observation, state, episode_start, deterministic)

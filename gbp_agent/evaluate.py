@@ -22,7 +22,7 @@ from .clips import EpisodeRecorder
 from .data import EVALUATION_SEEDS_BEGIN
 from .env_spec import spec_of
 from .report import Episode, EvaluationReport, Planning, machine
-from .video import record_episodes
+from .video import check_video_name, record_episodes
 
 VIDEO_EPISODES = 4
 
@@ -73,6 +73,8 @@ def evaluate(
             wrappers that its id does not have.
     """
     spec = spec_of(env_id)
+    if video is not None:
+        check_video_name(video)
     _check(agent, spec.id, episodes, seed, num_envs)
     if recorder is not None and spec.additional_wrappers:
         raise ValueError(

@@ -145,12 +145,11 @@ def check_parts(objective: Any, config: Any, keys: Any) -> None:
 
 def actions_within(low: Sequence[float], high: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """The lowest and the highest float32 action (A,) inside bounds that may be finer."""
-    bounds = []
-    for exact, inward in ((low, np.inf), (high, -np.inf)):
-        bound = np.asarray(exact, np.float32)
-        outside = bound < exact if inward > 0 else bound > exact
-        bounds.append(np.where(outside, np.nextafter(bound, np.float32(inward)), bound))
-    return bounds[0], bounds[1]
+    lowest, highest = np.asarray(low, np.float32), np.asarray(high, np.float32)
+    up, down = np.nextafter(lowest, np.float32(np.inf)), np.nextafter(highest, np.float32(-np.inf))
+    inner = np.where(lowest < low, up, lowest), np.where(highest > high, down, highest)
+    none = inner[0] > inner[1]  # where there is no such number, the nearest one
+    return np.where(none, lowest, inner[0]), np.where(none, highest, inner[1])
 
 
 def warn_of_short_proposals(planner: Planner, model: LatentWorldModel, config: MPCConfig) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 CONSTANT = 1e-6  # standard deviation, env units
+NOISE = 1e-10  # one of rounding errors
 
 
 class Standardizer(nn.Module):
@@ -34,7 +35,7 @@ class Standardizer(nn.Module):
         flat = torch.from_numpy(np.asarray(values, np.float64).reshape(-1, values.shape[-1]))
         std, size = flat.std(0), flat.abs().amax(0)
         varies = std > CONSTANT
-        if lost := int((~varies & (std > CONSTANT * size)).sum()):
+        if lost := int((~varies & (std > CONSTANT * size) & (std > NOISE)).sum()):
             warnings.warn(
                 f"{lost} of {len(std)} numbers have a standard deviation below {CONSTANT} and "
                 "count as constant; give them in smaller units if they mean something",

@@ -68,11 +68,13 @@ def settings_from(
     return {**settings, "planners": {**known.get("planners", {}), **own}}
 
 
-def with_keys_of(metadata: Mapping[str, Any], planning: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, with the keys of the dataset that this is the metadata of unless there are
-    some."""
-    keys = metadata.get("keys", {})
-    known = {} if ObservationKeys(**keys) == ObservationKeys() else {"keys": dict(keys)}
+def with_keys_of(
+    metadata: Mapping[str, Any], planning: Mapping[str, Any], keys: ObservationKeys | None = None
+) -> dict[str, Any]:
+    """The settings, with these keys, or those of the dataset that this is the metadata of, unless
+    there are some."""
+    found = keys or ObservationKeys(**metadata.get("keys", {}))
+    known = {} if found == ObservationKeys() else {"keys": asdict(found)}
     return {**known, **planning}
 
 

@@ -44,6 +44,7 @@ def record_episodes(
     agent: as in `evaluate`; of an agent with a world model the imagined frames are shown too.
     env_kwargs: passed to `gymnasium.make`. Returns which episodes were a success.
     """
+    check_video_name(path)
     outcomes = []
     frames: list[np.ndarray] = []
     with gym.make(env_id, **{**env_kwargs, "render_mode": "rgb_array"}) as env:
@@ -60,6 +61,7 @@ def record_episode(agent: Any, env: gym.Env, seed: int | None, path: str | Path)
 
     Returns whether it was a success.
     """
+    check_video_name(path)
     film = film_episode(agent, env, seed)
     write_video(path, film.frames, env.metadata.get("render_fps", 10))
     return film.success
@@ -99,14 +101,20 @@ def film_episode(agent: Any, env: gym.Env, seed: int | None) -> Film:
     return Film(frames + [last] * HOLD, reached > 0, reached or len(frames), distance)
 
 
+def check_video_name(path: str | Path) -> Path:
+    """The path, or ValueError for a name that does not end in .mp4."""
+    path = Path(path)
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(f"{path} is no name of an mp4; give one that ends in .mp4")
+    return path
+
+
 def write_video(path: str | Path, frames: list[np.ndarray], fps: float) -> None:
     """Write frames, uint8 (h, w, 3) with even sides, as an mp4 (H.264); the file appears whole.
 
     Raises ValueError for a name that does not end in .mp4.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".mp4":
-        raise ValueError(f"{path} is no name of an mp4; give one that ends in .mp4")
+    path = check_video_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     open_writer: Any = imageio.get_writer  # not all versions' hints know a format by its name

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -20,8 +21,11 @@ from gbp_agent import (
     MPCConfig,
     MPPIConfig,
     ObservationKeys,
+    RandomAgent,
     WorldModelMPCAgent,
+    evaluate,
     load_checkpoint,
+    record_episodes,
     save_checkpoint,
 )
 from gbp_agent.mpc import actions_within
@@ -145,6 +149,9 @@ def test_actions_lie_within_bounds_that_are_finer_than_float32() -> None:
     assert np.all(high.astype(np.float64) <= [-value for value in exact])
     np.testing.assert_allclose(low, exact, rtol=2e-7)
     assert low[3] == 0.5
+    for fixed in (0.1, -0.1):  # which no float32 number is
+        low, high = actions_within((fixed,), (fixed,))
+        assert low == high == np.float32(fixed)
 
 
 def test_numpys_numbers_are_settings(make_agent: Any, tmp_path: Path) -> None:
@@ -179,8 +186,8 @@ def test_a_goal_without_what_is_needed(make_agent: Any, observation: Any) -> Non
         make_agent().set_goal({"goal_pixels": observation["goal_pixels"]})
 
 
-def test_models_are_float32_whatever_the_default(make_agent: Any, observation: Any) -> None:
-    expected = WorldModelMPCAgent.from_pretrained("wall", planner="cem").model.state_dict()
+def test_models_are_float32_whatever_the_default() -> None:
+    expected = load_checkpoint("wall")[0].state_dict()
     torch.set_default_dtype(torch.float64)
     try:
         model, _ = load_checkpoint("wall")
@@ -229,8 +236,16 @@ def test_open_loop_with_fewer_steps_acted_out(make_agent: Any, tmp_path: Path) -
 
 
 def test_a_video_is_an_mp4(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"ends in \.mp4"):
-        write_video(tmp_path / "v.gif", [np.zeros((2, 2, 3), np.uint8)], 10)
+    """Which is seen before anything is played."""
+    with gym.make("gbp/Wall-v0") as env:
+        random = RandomAgent(env.observation_space, env.action_space)
+    for make in (
+        lambda name: write_video(name, [np.zeros((2, 2, 3), np.uint8)], 10),
+        lambda name: record_episodes(None, "gbp/Wall-v0", [0], name),
+        lambda name: evaluate(random, "gbp/Wall-v0", 1, video=name),
+    ):
+        with pytest.raises(ValueError, match=r"ends in \.mp4"):
+            make(tmp_path / "v.gif")
 
 
 def test_numbers_in_units_that_are_too_large() -> None:
@@ -238,3 +253,6 @@ def test_numbers_in_units_that_are_too_large() -> None:
     with pytest.warns(UserWarning, match="1 of 3 numbers have a standard deviation below"):
         found = Standardizer.fit(values)
     assert found.std[[0, 2]].tolist() == [1.0, 1.0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Standardizer.fit(values * 1e-6)  # rounding errors

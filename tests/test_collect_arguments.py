@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,7 @@ from gbp_agent import (
     finetune,
     pretrain,
 )
+from gbp_agent.data.processes import processes
 
 VECTOR = spaces.Box(-1, 1, (2,), np.float32)
 
@@ -73,6 +79,13 @@ class Drift(gym.Env):
 gym.register("tests/Drift-v0", Drift)
 
 
+@pytest.fixture
+def register() -> Iterator[Callable[..., None]]:
+    """Register an env of these spaces as tests/Odd-v0."""
+    yield lambda **spaces_of: gym.register("tests/Odd-v0", lambda **kwargs: Drift(**spaces_of))
+    del gym.registry["tests/Odd-v0"]
+
+
 def gathered(folder: Path, episodes: int = 4, **options: Any) -> TrajectoryDataset:
     shared = {"steps": 6, "workers": 1, "progress": False}
     return collect("tests/Drift-v0", episodes, 0, folder, **{**shared, **options})
@@ -96,24 +109,26 @@ def test_a_failure_ends_an_episode(tmp_path: Path) -> None:
     ],
 )
 def test_spaces_that_no_model_learns(
-    spaces_of: dict[str, Any], message: str, tmp_path: Path
+    spaces_of: dict[str, Any], message: str, tmp_path: Path, register: Any
 ) -> None:
-    gym.register("tests/Odd-v0", lambda **kwargs: Drift(**spaces_of))
+    register(**spaces_of)
     with pytest.raises(ValueError, match=message):
         collect("tests/Odd-v0", 2, 0, tmp_path / "d", workers=1, progress=False)
     assert not (tmp_path / "d" / "metadata.json").exists()
-    gym.registry.pop("tests/Odd-v0")
 
 
 @pytest.mark.parametrize(
-    "picture", [spaces.Box(0, 1, (16, 16, 3)), spaces.Box(0, 255, (16, 16), np.uint8)]
+    "picture",
+    [
+        spaces.Box(0, 1, (16, 16, 3)),
+        spaces.Box(0, 255, (16, 16), np.uint8),
+        spaces.Box(0, 255, (16, 24, 3), np.uint8),
+    ],
 )
-def test_pictures_that_no_model_learns(picture: spaces.Box, tmp_path: Path) -> None:
-    seen = spaces.Dict({"pixels": picture, "proprio": VECTOR})
-    gym.register("tests/Odd-v0", lambda **kwargs: Drift(seen))
+def test_pictures_that_no_model_learns(picture: spaces.Box, tmp_path: Path, register: Any) -> None:
+    register(observation=spaces.Dict({"pixels": picture, "proprio": VECTOR}))
     with pytest.raises(ValueError, match=r"expected \(S, S, 3\) uint8"):
         collect("tests/Odd-v0", 2, 0, tmp_path / "d", workers=1, progress=False)
-    gym.registry.pop("tests/Odd-v0")
 
 
 def test_an_observation_that_is_not_finite(tmp_path: Path) -> None:
@@ -125,6 +140,9 @@ def test_an_env_stands_for_its_spec(tmp_path: Path) -> None:
     with gym.make("tests/Drift-v0", fails_after=3) as env:
         data = collect(env, 2, 0, tmp_path / "d", steps=6, workers=1, progress=False)
     assert data.episodes[:, 2].tolist() == [4, 4]
+    assert data.metadata["env_kwargs"] == {"fails_after": 3}
+    with pytest.raises(ValueError, match="holds a collection with env_kwargs"):
+        collect("tests/Drift-v0", 2, 0, tmp_path / "d", steps=6, workers=1, progress=False)
     with pytest.raises(TypeError, match=r"expected an id, or an env of gymnasium\.make"):
         collect(Drift(), 2, 0, tmp_path / "e")
 
@@ -137,17 +155,17 @@ def test_keywords_of_the_env_that_json_changes(tmp_path: Path) -> None:
         gathered(tmp_path / "e", size=np.float32)
 
 
-def test_what_is_what_goes_along_with_the_model(tmp_path: Path) -> None:
+def test_what_is_what_goes_along_with_the_model(tmp_path: Path, register: Any) -> None:
     """From collecting by pre-training and finetuning to the agent."""
     parts = {
         "observation": spaces.Box(-1, 1, (4,)),
         "achieved_goal": VECTOR,
         "desired_goal": VECTOR,
     }
-    gym.register("tests/Goals-v0", lambda **kwargs: Drift(spaces.Dict(parts)))
+    register(observation=spaces.Dict(parts))
     keys = ObservationKeys(None, "achieved_goal", None, "desired_goal")
     data = collect(
-        "tests/Goals-v0", 12, 0, tmp_path / "data", steps=8, workers=1, progress=False, keys=keys
+        "tests/Odd-v0", 12, 0, tmp_path / "data", steps=8, workers=1, progress=False, keys=keys
     )
     shape = {"frameskip": 1, "predictor_width": 8, "predictor_depth": 1, "proposals": 0}
     few = DynamicsConfig(steps=2, windows=8)
@@ -172,7 +190,7 @@ def test_what_is_what_goes_along_with_the_model(tmp_path: Path) -> None:
             progress=False,
         )
     )
-    with gym.make("tests/Goals-v0", disable_env_checker=True) as env:
+    with gym.make("tests/Odd-v0", disable_env_checker=True) as env:
         observation, _ = env.reset(seed=0)
     for run in ("run", "more"):
         agent = WorldModelMPCAgent.from_pretrained(tmp_path / run / "checkpoint")
@@ -180,7 +198,6 @@ def test_what_is_what_goes_along_with_the_model(tmp_path: Path) -> None:
         assert agent.act(observation).shape == (2,)
     written = json.loads((tmp_path / "run" / "checkpoint" / "config.json").read_text())
     assert written["planning"]["keys"]["proprio"] == "achieved_goal"
-    gym.registry.pop("tests/Goals-v0")
 
 
 def test_a_script_without_a_guard_ends_and_says_why(tmp_path: Path) -> None:
@@ -194,3 +211,50 @@ def test_a_script_without_a_guard_ends_and_says_why(tmp_path: Path) -> None:
     done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
     assert 'if __name__ == "__main__":' in done.stderr.splitlines()[-1]
+
+
+def test_processes_end_with_the_one_that_asked_for_them(tmp_path: Path) -> None:
+    """However it is killed."""
+    script, told = tmp_path / "script.py", tmp_path / "told"
+    script.write_text(
+        "import os, time\n"
+        "from pathlib import Path\n"
+        "from gbp_agent.data.processes import processes\n"
+        "def work():\n"
+        f"    Path({str(told)!r}).write_text(str(os.getpid()))\n"
+        "    time.sleep(100)\n"
+        "if __name__ == '__main__':\n"
+        "    with processes(1) as pool:\n"
+        "        pool.submit(work).result()\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)])
+    worker = _within(60, lambda: int(told.read_text()) if told.exists() else None)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    _within(30, lambda: None if _lives(worker) else True)
+
+
+def _within(seconds: float, ask: Callable[[], Any]) -> Any:
+    """The first answer that is not None."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if (answer := ask()) is not None:
+            return answer
+        time.sleep(0.05)
+    raise AssertionError(f"nothing in {seconds} s")
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    about = Path(f"/proc/{process}/stat")  # where there is one, of what nobody waits for as well
+    return not about.exists() or about.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_an_error_does_not_wait_for_the_others() -> None:
+    with pytest.raises(ZeroDivisionError), processes(1) as pool:  # noqa: PT012
+        sleeping = pool.submit(time.sleep, 60)
+        raise ZeroDivisionError
+    assert isinstance(sleeping.exception(), BrokenProcessPool)  # it was not slept to the end

@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
-from ..env_spec import spec_of
+from ..env_spec import own_kwargs, spec_of
 from ..observations import ObservationKeys
 from .dataset import (
     ARRAYS,
@@ -92,6 +92,7 @@ def collect(
     _check(episodes, seed, steps, episodes_per_part, random_share)
     folder = Path(folder)
     spec = spec_of(env_id)
+    env_kwargs = {**own_kwargs(spec), **env_kwargs}
     keys = keys or ObservationKeys()
     metadata: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -257,7 +258,8 @@ def _box(env_id: str, actions: gym.Space) -> gym.spaces.Box:
 
 def _check_frame(env_id: str, picture: np.ndarray, numbers: np.ndarray) -> None:
     """Raise ValueError unless models are made for such observations."""
-    if picture.size and (picture.ndim, picture.shape[-1], picture.dtype) != (3, 3, np.uint8):
+    square = picture.ndim == 3 and picture.shape == (len(picture), len(picture), 3)
+    if picture.size and not (square and picture.dtype == np.uint8):
         raise ValueError(
             f"{env_id} has pictures {picture.shape} of {picture.dtype}, expected (S, S, 3) uint8"
         )

@@ -93,14 +93,14 @@ class Simulator:
     def __enter__(self) -> Simulator:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, *error: Any) -> None:
+        self._own.close()
+        self._made.__exit__(*error)
+        self._pool = None
 
     def close(self) -> None:
         """End the processes, and this one's environment."""
-        self._own.close()
-        self._made.close()
-        self._pool = None
+        self.__exit__(None, None, None)
 
     def play(
         self, start: np.ndarray, actions: np.ndarray, seeds: np.ndarray | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from typing import Literal
@@ -32,10 +31,6 @@ from gbp_agent.planners.starts import (
     start_from_proposals,
 )
 from gbp_agent.types import CostFunction, PlannerResult
-
-# Elites (B, K, H, M) with costs (B, K), the lowest first, mean and standard deviation (B, 1, H, M)
-# → new ones.
-Fit = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -100,9 +95,10 @@ class CEMPlanner:
     The best point ever evaluated is returned, proposals included: `cost_trace` has a row for each
     iteration. No Gaussian is fitted to the last elites, since nothing would be sampled from it.
 
-    A candidate without a finite cost is no elite; a row with none keeps its mean. Elites are taken
-    to be finite, which makes an iteration cheaper and need not wait for a GPU, and where in the end
-    some were not, the search is done again, from the same noise and with what is finite alone.
+    A candidate without a finite cost is no elite; a row with none keeps its mean. Where all of the
+    first elites are finite those of later iterations are taken to be, which makes an iteration
+    cheaper and need not wait for a GPU, and if in the end some were not, the search is done again,
+    from the same noise and with what is finite alone.
 
     Noise is drawn once per iteration with shape (S, H, M) for all rows, so a row's plan does
     not depend on the rows beside it.
@@ -145,11 +141,11 @@ class CEMPlanner:
             beam=beam_of(config),
         )
         before = generator.get_state()
-        trace, best, all_finite = self._search(cost, starts, low, high, generator, self._fit_all)
+        trace, best, sound = self._search(cost, starts, low, high, generator, careful=False)
         searches = 1
-        if not all_finite:
+        if not sound:
             generator.set_state(before)
-            trace, best, _ = self._search(cost, starts, low, high, generator, self._fit_finite)
+            trace, best, _ = self._search(cost, starts, low, high, generator, careful=True)
             searches = 2
         scored = searches * config.iterations * config.samples
         return PlannerResult(
@@ -167,10 +163,12 @@ class CEMPlanner:
         low: Tensor,
         high: Tensor,
         generator: torch.Generator,
-        fit: Fit,
+        *,
+        careful: bool,
     ) -> tuple[Tensor, BestPlan, bool]:
-        """The lowest cost so far after each iteration (I, B), the best plans, and whether all
-        elites that were fitted had a finite cost."""
+        """The lowest cost so far after each iteration (I, B), the best plans, and whether no elite
+        without a finite cost was fitted. careful: ask that of all; otherwise it is asked of the
+        first elites, and in the end."""
         config = self.config
         mean, best = starts.plans, copy(starts.best)
         std = torch.full_like(mean, config.init_std)
@@ -188,14 +186,17 @@ class CEMPlanner:
                 best.update(points[:, :1], costs[:, :1])  # where it starts, which a tie goes to
             costs, index = costs.topk(config.elites, dim=1, largest=False)
             elites = take_samples(points, index)
+            if iteration == 0 and not careful:
+                careful = not bool(costs[:, -1].amax() < torch.inf)
             # The lowest comes first; a copy, so that the other elites can be let go.
             found.add(elites[:, 0].clone(), costs[:, 0])
             if iteration + 1 < config.iterations:
                 dearest.append(costs[:, -1])
+                fit = self._fit_finite if careful else self._fit_all
                 mean, std = fit(elites, costs, mean, std)
-        all_finite = not dearest or bool(torch.stack(dearest).amax() < torch.inf)
+        sound = careful or not dearest or bool(torch.stack(dearest).amax() < torch.inf)
         trace = found.settle()
-        return trace, best, all_finite
+        return trace, best, sound
 
     @property
     def _gradient_steps_per_sample(self) -> int:

@@ -169,7 +169,7 @@ def finetune(
     metrics["minutes"] = round((time.monotonic() - begun) / 60, 1)
     report(config.out, metrics)
     card = finetuned_card(model.config, asdict(config), dataset, metrics, machine())
-    planning = with_keys_of(dataset.metadata, planning)
+    planning = with_keys_of(dataset.metadata, planning, keys)
     save_checkpoint(config.out / "checkpoint", model, planning=planning, card=card, half=True)
     return model.eval().requires_grad_(False)
 
