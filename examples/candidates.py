@@ -19,7 +19,8 @@ from comparison import (
     STEPS_FROM_ZEROS,
     TUNED,
 )
-from pretrain import TASKS, data_folder
+from pretrain import data_folder
+from tasks import TASKS
 
 from gbp_agent import (
     CEMConfig,

@@ -71,7 +71,8 @@ def test_where_no_sequences_are_missed_nothing_is_told(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         planner = GradientPlanner(GradientConfig(steps=1, init=init))
-        make_agent(planner=planner, config=config, proposals=proposals)
+        agent = make_agent(planner=planner, config=config, proposals=proposals)
+    assert agent.config.horizon == config.horizon
 
 
 def test_a_loop_that_drops_the_state_is_told_of(make_agent: Any, observation: Any) -> None:

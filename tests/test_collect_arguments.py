@@ -231,7 +231,7 @@ def test_processes_end_with_the_one_that_asked_for_them(tmp_path: Path) -> None:
     worker = _within(60, lambda: int(told.read_text()) if told.exists() else None)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    _within(30, lambda: None if _lives(worker) else True)
+    assert _within(30, lambda: None if _lives(worker) else "ended") == "ended"
 
 
 def _within(seconds: float, ask: Callable[[], Any]) -> Any:

@@ -15,10 +15,11 @@ def planner_from_settings(name: str, settings: dict[str, dict[str, Any]]) -> Pla
     settings: planner name → fields of its config. Raises ValueError for a field that is none.
     """
     planner: Any = PLANNERS[name]()
-    if not settings.get(name):
+    own = settings.get(name)
+    if not own:
         return planner  # type: ignore[no-any-return]
     try:
-        config = replace(planner.config, **settings.get(name, {}))
+        config = replace(planner.config, **own)
     except (AttributeError, TypeError) as error:
         raise ValueError(f"bad settings for planner {name!r}: {error}") from error
     return type(planner)(config)  # type: ignore[no-any-return]
