@@ -77,7 +77,7 @@ class Args:
     stages: tuple[Stage, ...] = STAGES
     """What to make."""
     tasks: tuple[str, ...] = tuple(SETTINGS)
-    """For which of the tasks in pretrain.py."""
+    """For which of the tasks in tasks.py."""
     models: tuple[str, ...] = tuple(METHODS)
     """Rows of the table."""
     planners: tuple[str, ...] = ("gd", "adam", "gradient", "cem", "cem-tuned")
