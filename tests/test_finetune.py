@@ -264,6 +264,27 @@ def test_online_buffer_forgets_the_oldest(
     torch.testing.assert_close(kept[-3:], latest)
 
 
+def test_agent_acts_with_a_frozen_model_which_is_trained_afterwards(
+    make_model: Any, wall_data: TrajectoryDataset, tmp_path: Path, monkeypatch: Any
+) -> None:
+    model = make_model()
+    source = online_batches(model, wall_data, tmp_path)
+    model.train().predictor.requires_grad_(True)
+    acting: list[Any] = []
+
+    def seen(self: Simulator, *args: Any) -> Any:
+        acting.append((model.training, any(p.requires_grad for p in model.parameters())))
+        return play(self, *args)
+
+    play = Simulator.play
+    monkeypatch.setattr(Simulator, "play", seen)
+    source._buffer(0)
+    assert acting == [(False, False)] * 4
+    assert model.training
+    assert all(p.requires_grad for p in model.predictor.parameters())
+    assert not any(p.requires_grad for p in model.encoder.parameters())
+
+
 @pytest.mark.parametrize("goals", ["trajectory", "random"])
 def test_online_goals(
     make_model: Any, wall_data: TrajectoryDataset, tmp_path: Path, goals: str

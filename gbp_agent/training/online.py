@@ -11,6 +11,7 @@ simulator as the expert.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..agent import WorldModelMPCAgent
 from ..data import TrajectoryDataset
@@ -129,10 +130,8 @@ class OnlineBatches:
         """Latents (B, n, L) and normalised env actions (B, n, A) of one round."""
         path = self._folder / f"round-{number:05d}.safetensors"
         if not path.exists():
-            training = self._agent.model.training
-            self._agent.model.eval()
-            found = self._act_out(np.random.default_rng([self._seed, number]))
-            self._agent.model.train(training)
+            with _frozen(self._agent.model):
+                found = self._act_out(np.random.default_rng([self._seed, number]))
             temporary = path.with_suffix(".tmp")
             save_file(found, temporary)
             temporary.replace(path)
@@ -194,3 +193,16 @@ class OnlineBatches:
         start = {key: chosen[key][:, 0].numpy() for key in keys}
         goal = {key: other[key][:, -1].numpy() for key in keys}
         return start, goal, windows.reset_seeds(indices)
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """In eval mode and not trained, as `linear.Linear` multiplies faster by such weights."""
+    training, trained = model.training, [p for p in model.parameters() if p.requires_grad]
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        model.train(training)
+        for weight in trained:
+            weight.requires_grad_(True)
