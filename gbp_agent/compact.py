@@ -1,7 +1,7 @@
 """The compact world model: one latent vector per frame, trained end to end from pixels.
 
 encode  pixels → ConvEncoder or a linear one → visual latent (1 token); proprioception → z-scores
-rollout T latents and model actions → MLPPredictor → the next latent, H times
+rollout T latents and model actions → MLPPredictor, or PushPredictor → the next latent, H times
         (several of them: EnsemblePredictor, a token for each)
 decode  visual latent → ConvDecoder or LinearDecoder → a picture, for people
 
@@ -11,7 +11,7 @@ Family: LeWorldModel (arXiv 2603.19312) and PLDM, with the contract of DINO-WM (
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -22,6 +22,8 @@ from .networks import (
     EnsemblePredictor,
     LinearDecoder,
     LinearEncoder,
+    MLPPredictor,
+    PushPredictor,
 )
 from .normalize import ActionNormalizer, Standardizer
 from .types import Latent
@@ -45,6 +47,9 @@ class CompactConfig(VectorConfig):
     the visual latent can be of everything else.
     ensemble_size: K, predictors that each go on from their own predictions, so that plans cost more
     where they do not agree; see EnsemblePredictor. Training and planning take K times as long.
+    push_grid: G, for actions that are pushes across the picture, as Rope's and Granular's: they are
+    seen from where they go, through so many samples each way, by PushPredictor instead of
+    MLPPredictor; changes are gated in any case. 0 for none.
     """
 
     latent_dim: int = 32
@@ -54,11 +59,22 @@ class CompactConfig(VectorConfig):
     decoder_width: int = 16
     decoder_proprio: bool = False
     ensemble_size: int = 1
+    push_grid: int = 0
+
+    _may_be_zero: ClassVar[tuple[str, ...]] = (*VectorConfig._may_be_zero, "push_grid")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.encoder not in ENCODERS:
             raise ValueError(f"unknown encoder {self.encoder!r}; known: {', '.join(ENCODERS)}")
+        pushes = self.model_action_dim == 4 and self.history == self.substeps == 1
+        if self.push_grid and not (pushes and self.encoder in LINEAR):
+            raise ValueError(
+                "push_grid is for one push (start x, start y, end x, end y) per model step, with "
+                f"history=1 and a linear encoder ({', '.join(LINEAR)}); got model actions of "
+                f"{self.model_action_dim} numbers, history={self.history}, "
+                f"substeps={self.substeps}, encoder={self.encoder!r}"
+            )
 
 
 class CompactWorldModel(VectorWorldModel):
@@ -84,13 +100,20 @@ class CompactWorldModel(VectorWorldModel):
             encoder = ConvEncoder(size, width, config.encoder_width, config.keypoints)
             sensed = config.proprio_dim if config.decoder_proprio else 0
             decoder = ConvDecoder(size, width, sensed, config.decoder_width)
-        predictors = [
-            config.predictor(width + config.proprio_dim) for _ in range(config.ensemble_size)
-        ]
+        actions = action_normalizer or ActionNormalizer.identity(config.action_dim)
+
+        def predictor() -> MLPPredictor | PushPredictor:
+            if not config.push_grid or not isinstance(encoder, LinearEncoder):
+                return config.predictor(width + config.proprio_dim)
+            shape = (config.push_grid, config.predictor_width, config.predictor_depth)
+            sensed, octaves = config.proprio_dim, config.action_frequencies
+            return PushPredictor(encoder.head, actions, sensed, *shape, octaves)
+
+        predictors = [predictor() for _ in range(config.ensemble_size)]
         alone = config.ensemble_size == 1
         super().__init__(
             config,
-            action_normalizer,
+            actions,
             proprio_normalizer,
             encoder=encoder,
             predictor=predictors[0] if alone else EnsemblePredictor(predictors, width),

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .networks import EnsemblePredictor, MLPPredictor
+from .networks import EnsemblePredictor, MLPPredictor, PushPredictor
 from .normalize import ActionNormalizer, Standardizer
 from .types import Latent
 from .world_model import LatentWorldModel, WorldModelConfig, checkpointed, join, repeat_rows
@@ -63,9 +63,9 @@ class VectorConfig(WorldModelConfig):
 
 
 class VectorWorldModel(LatentWorldModel):
-    """Roll-outs by an MLPPredictor, or several, over joined latents."""
+    """Roll-outs by an MLPPredictor, a PushPredictor or several, over joined latents."""
 
-    predictor: MLPPredictor | EnsemblePredictor
+    predictor: MLPPredictor | PushPredictor | EnsemblePredictor
 
     @property
     def substeps(self) -> int:

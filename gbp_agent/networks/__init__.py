@@ -8,6 +8,7 @@ from .ensemble import EnsemblePredictor
 from .initialize import initialize
 from .initializer import PlanInitializer
 from .predictor import MLPPredictor
+from .push import PushPredictor
 from .vit import PatchDecoder, PatchEncoder, PatchPredictor
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "PatchEncoder",
     "PatchPredictor",
     "PlanInitializer",
+    "PushPredictor",
     "darkness",
     "distance_transform",
     "gaussian_blur",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .frozen_unroll import frozen_unroll
 from .predictor import MLPPredictor
+from .push import PushPredictor
 
 
 class EnsemblePredictor(nn.Module):
@@ -26,7 +27,7 @@ class EnsemblePredictor(nn.Module):
         token_width: D, numbers of a token; a latent has L = K·D + E.
     """
 
-    def __init__(self, members: Sequence[MLPPredictor], token_width: int):
+    def __init__(self, members: Sequence[MLPPredictor | PushPredictor], token_width: int):
         super().__init__()
         self.members = nn.ModuleList(members)
         self.token_width = token_width
@@ -65,5 +66,5 @@ class EnsemblePredictor(nn.Module):
         sensed = torch.stack([vector[..., width:] for vector in after]).mean(0)
         return torch.cat([*(vector[..., :width] for vector in after), sensed], -1)
 
-    def _members(self) -> Iterable[MLPPredictor]:
-        return cast("Iterable[MLPPredictor]", self.members)
+    def _members(self) -> Iterable[MLPPredictor | PushPredictor]:
+        return cast("Iterable[MLPPredictor | PushPredictor]", self.members)

@@ -1,0 +1,159 @@
+"""A predictor that sees the table from where a push goes, for actions that are pushes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..normalize import ActionNormalizer
+from .linear import Linear, unchanged
+
+
+class PushPredictor(nn.Module):
+    """What a push changes, learnt in the frame of the push: the latent of a linear encoder and one
+    model action → the change of the latent.
+
+    A push does the same wherever it goes. So the picture that the latent stands for, of G × G
+    cells, is sampled on a grid of as many, with its centre at the push's end and one axis along its
+    way; a residual MLP predicts by how much each of these samples changes, times a gate between 0
+    and 1; and the changes are put back to where the grid lies, and encoded. The wall, which does
+    not move along, is told by where the end lies and which way the push goes.
+    Source: the image in the frame of the push, Suh and Tedrake, arXiv 2002.09093, there with a
+    linear map; gates, arXiv 1505.00387.
+
+    Args:
+        head: of the encoder, S² numbers of a picture → D; it is used as it is at the time, and is
+            not a part of this module.
+        actions: of the model, for actions (start x, start y, end x, end y) in units of half the
+            picture's side from its centre, x to the right and y down; likewise.
+        proprio_dim: E.
+        grid: G, cells along each side of the picture, and samples of the grid, which is as large.
+        width: hidden units.
+        depth: residual blocks.
+        frequencies: K ≥ 0, octaves of sines and cosines of the push's length.
+    """
+
+    substeps = 1
+
+    def __init__(
+        self,
+        head: nn.Linear,
+        actions: ActionNormalizer,
+        proprio_dim: int,
+        grid: int,
+        width: int,
+        depth: int,
+        frequencies: int,
+    ):
+        super().__init__()
+        self._shared = (head, actions)  # in a tuple, so that they stay the model's
+        self.grid = grid
+        self.register_buffer("octaves", math.pi / 2 * 2.0 ** torch.arange(frequencies), False)
+        middles = (torch.arange(grid) + 0.5) / grid * 2 - 1
+        cells = torch.stack(torch.meshgrid(middles, middles, indexing="ij"), -1)
+        self.register_buffer("samples", cells.flatten(0, 1), False)  # (G², 2): along, across
+        self.register_buffer("cells", cells.flatten(0, 1).flip(-1), False)  # (G², 2): x, y
+        self.input = Linear(grid**2 + 5 + 2 * frequencies + proprio_dim, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width), Linear(width, width), nn.GELU(), Linear(width, width)
+            )
+            for _ in range(depth)
+        )
+        self.output = Linear(width, 2 * grid**2)  # changes, and the gates' logits behind them
+        self.sensed = Linear(width, proprio_dim)
+        for layer in (self.output, self.sensed):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    octaves: Tensor
+    samples: Tensor
+    cells: Tensor
+
+    def embed(self, model_actions: Tensor) -> Tensor:
+        """Model actions (..., 1, 4) → pushes (..., 1, 4): end x, end y and the way there, in units
+        of half the picture's side."""
+        start, end = self._shared[1].denormalize(model_actions).chunk(2, -1)
+        return torch.cat([end, end - start], -1)
+
+    def unroll(
+        self, latents: Tensor, embedded_actions: Tensor, checkpointed: bool = False
+    ) -> Tensor:
+        """Latents (N, 1, D + E) and pushes (N, K, 4) → the latents (N, K, D + E) after each.
+        checkpointed: whether torch.utils.checkpoint calls, which makes no difference here."""
+        latent, found = latents[:, 0], []
+        for push in embedded_actions.unbind(1):
+            latent = self._next(latent, push)
+            found.append(latent)
+        return torch.stack(found, 1)
+
+    def frozen_layers(self, latents: Tensor) -> None:
+        """There are none that `frozen_unroll` takes."""
+
+    def forward(self, latents: Tensor, embedded_actions: Tensor) -> Tensor:
+        """The next latent (N, L); arguments as for `unroll`."""
+        return self.unroll(latents, embedded_actions)[:, -1]
+
+    def _next(self, latent: Tensor, push: Tensor) -> Tensor:
+        to_picture, to_latent = self._maps()
+        visual, proprio = latent.split((len(self._shared[0].weight), self.sensed.out_features), -1)
+        end, way = push.split(2, -1)
+        length = (way.square().sum(-1, keepdim=True) + 1e-8).sqrt()
+        along = way / length
+        across = torch.stack([-along[:, 1], along[:, 0]], -1)
+        frame = torch.stack([along, across], 1)  # (N, 2, 2), its axes in rows
+        with torch.autocast(push.device.type, enabled=False):  # bfloat16 is too coarse for places
+            there = torch.baddbmm(end[:, None], self.samples.expand(len(end), -1, -1), frame)
+            back = (self.cells - end[:, None]) @ frame.mT
+            wall = (frame @ end[..., None])[..., 0]
+
+        picture = to_picture(visual).unflatten(1, (1, self.grid, self.grid))
+        seen = self._sample(picture, there, "border")
+        waves = length * self.octaves
+        told = torch.cat([seen, length, wall, along, waves.sin(), waves.cos(), proprio], -1)
+        hidden = self.input(told)
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        change = F.glu(self.output(hidden)).unflatten(1, (1, self.grid, self.grid))
+        # The grid's second axis, across, is grid_sample's x.
+        put_back = self._sample(change, back.flip(-1), "zeros")
+        return latent + torch.cat([to_latent(put_back), self.sensed(hidden)], -1)
+
+    def _sample(self, pictures: Tensor, places: Tensor, padding: str) -> Tensor:
+        """Pictures (N, 1, G, G) at places (N, G², 2), which are x and y: (N, G²)."""
+        where = places.unflatten(1, (self.grid, self.grid))
+        found = F.grid_sample(
+            pictures.to(where.dtype), where, padding_mode=padding, align_corners=False
+        )
+        return found.flatten(1)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _maps(self) -> tuple[Linear, Linear]:
+        """Latents → pictures, by the encoder's pseudo-inverse, and changes of pictures → of
+        latents; made anew where the encoder has changed."""
+        head, grid = self._shared[0], (self.grid, self.grid)
+        size = math.isqrt(head.in_features)
+
+        @torch.inference_mode(False)  # kept beyond one that may be on
+        @torch.no_grad()
+        def make() -> tuple[Linear, Linear]:
+            weight, bias = head.weight, head.bias
+            pictures = torch.linalg.pinv(weight.float()).T.unflatten(1, (1, size, size))
+            back = F.adaptive_avg_pool2d(pictures, grid).flatten(1).T.to(weight.dtype)
+            cells = torch.eye(self.grid**2, device=weight.device).unflatten(1, (1, *grid))
+            large = F.interpolate(cells, (size, size), mode="bilinear", align_corners=False)
+            return _linear(back, -back @ bias), _linear(weight @ large.flatten(1).T.to(weight))
+
+        return unchanged(self, [head.weight, head.bias], make)
+
+
+def _linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
+    """A layer with these weights, which are not trained."""
+    layer = Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias, requires_grad=False)
+    return layer
