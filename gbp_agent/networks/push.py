@@ -53,9 +53,7 @@ class PushPredictor(nn.Module):
         self.grid = grid
         self.register_buffer("octaves", math.pi / 2 * 2.0 ** torch.arange(frequencies), False)
         middles = (torch.arange(grid) + 0.5) / grid * 2 - 1
-        cells = torch.stack(torch.meshgrid(middles, middles, indexing="ij"), -1)
-        self.register_buffer("samples", cells.flatten(0, 1), False)  # (G², 2): along, across
-        self.register_buffer("cells", cells.flatten(0, 1).flip(-1), False)  # (G², 2): x, y
+        self.register_buffer("middles", middles[:, None], False)  # (G, 1), of the cells
         self.input = Linear(grid**2 + 5 + 2 * frequencies + proprio_dim, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -70,8 +68,7 @@ class PushPredictor(nn.Module):
             nn.init.zeros_(layer.bias)
 
     octaves: Tensor
-    samples: Tensor
-    cells: Tensor
+    middles: Tensor
 
     def embed(self, model_actions: Tensor) -> Tensor:
         """Model actions (..., 1, 4) → pushes (..., 1, 4): end x, end y and the way there, in units
@@ -105,30 +102,24 @@ class PushPredictor(nn.Module):
         along = way / length
         across = torch.stack([-along[:, 1], along[:, 0]], -1)
         frame = torch.stack([along, across], 1)  # (N, 2, 2), its axes in rows
-        with torch.autocast(push.device.type, enabled=False):  # bfloat16 is too coarse for places
-            there = torch.baddbmm(end[:, None], self.samples.expand(len(end), -1, -1), frame)
-            back = (self.cells - end[:, None]) @ frame.mT
-            wall = (frame @ end[..., None])[..., 0]
+        wall = (frame * end[:, None]).sum(-1)
 
         picture = to_picture(visual).unflatten(1, (1, self.grid, self.grid))
-        seen = self._sample(picture, there, "border")
+        # Where the samples of the grid lie, by rows, along, and columns, across.
+        rows, columns = end[:, None] + self.middles * along[:, None], self.middles * across[:, None]
+        seen = _sample(picture, rows, columns, "border")
         waves = length * self.octaves
         told = torch.cat([seen, length, wall, along, waves.sin(), waves.cos(), proprio], -1)
         hidden = self.input(told)
         for block in self.blocks:
             hidden = hidden + block(hidden)
         change = F.glu(self.output(hidden)).unflatten(1, (1, self.grid, self.grid))
-        # The grid's second axis, across, is grid_sample's x.
-        put_back = self._sample(change, back.flip(-1), "zeros")
+        # Where the cells of the picture lie on the grid, by rows, y, and columns, x. The grid's
+        # second axis, across, is grid_sample's x.
+        x, y = frame.flip(1).unbind(-1)
+        rows, columns = self.middles * y[:, None] - wall.flip(1)[:, None], self.middles * x[:, None]
+        put_back = _sample(change, rows, columns, "zeros")
         return latent + torch.cat([to_latent(put_back), self.sensed(hidden)], -1)
-
-    def _sample(self, pictures: Tensor, places: Tensor, padding: str) -> Tensor:
-        """Pictures (N, 1, G, G) at places (N, G², 2), which are x and y: (N, G²)."""
-        where = places.unflatten(1, (self.grid, self.grid))
-        found = F.grid_sample(
-            pictures.to(where.dtype), where, padding_mode=padding, align_corners=False
-        )
-        return found.flatten(1)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _maps(self) -> tuple[Linear, Linear]:
@@ -148,6 +139,16 @@ class PushPredictor(nn.Module):
             return _linear(back, -back @ bias), _linear(weight @ large.flatten(1).T.to(weight))
 
         return unchanged(self, [head.weight, head.bias], make)
+
+
+def _sample(pictures: Tensor, rows: Tensor, columns: Tensor, padding: str) -> Tensor:
+    """Pictures (N, 1, G, G) at the places, x and y, that the sums of rows (N, G, 2) and columns
+    (N, G, 2) are: (N, G²)."""
+    places = rows[:, :, None] + columns[:, None]
+    found = F.grid_sample(
+        pictures.to(places.dtype), places, padding_mode=padding, align_corners=False
+    )
+    return found.flatten(1)
 
 
 def _linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
