@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gbp_agent import GradientConfig, GradientPlanner, MPCConfig, WorldModelMPCAgent
 from gbp_agent.checkpoint import load_checkpoint, save_checkpoint
 from gbp_agent.networks import PushPredictor
+from gbp_agent.networks.push import AHEAD, BEHIND
 from gbp_agent.normalize import ActionNormalizer
 from gbp_agent.types import Latent
 from gbp_agent.world_model import join
@@ -64,6 +65,44 @@ def test_moved_picture_and_push_move_the_change(picture: Tensor) -> None:
     before = change(predictor, picture, [-0.2, 0.1, 0.0, 0.0])
     moved = change(predictor, picture.roll(1, 1), [-0.2 + one, 0.1, one, 0.0])
     torch.testing.assert_close(moved[:, 1:], before[:, :-1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("push", "row", "column"),
+    [
+        ([-0.5, 0.1, 0.1, 0.1], 5, 2),  # to the right
+        ([0.2, 0.6, 0.2, -0.1], 6, 5),  # up
+        ([0.5, 0.5, -0.2, -0.1], 5, 3),
+    ],
+)
+def test_a_change_is_put_where_it_was_seen(push: list[float], row: int, column: int) -> None:
+    """Of a light place in the picture that one sample of the grid sees."""
+    predictor, index = of_pictures(), row * SIDE + column
+    predictor.output.weight.zero_()
+    predictor.output.bias.fill_(-20.0)
+    predictor.output.bias[: SIDE**2] = 0.0
+    predictor.output.bias[index], predictor.output.bias[SIDE**2 + index] = 1.0, 20.0
+    found = change(predictor, torch.zeros(SIDE, SIDE), push)
+    assert found.max() > 0.1
+    start, end = torch.tensor(push).view(2, 2)
+    along = (end - start) / (end - start).norm()
+    across = torch.stack([-along[1], along[0]])
+    middles = (torch.arange(SIDE) + 0.5) / SIDE * 2 - 1
+    ahead = middles[row] * (BEHIND + AHEAD) / 2 + (AHEAD - BEHIND) / 2
+    expected = end + ahead * along + middles[column] * across
+    cells = torch.stack(torch.meshgrid(middles, middles, indexing="xy"), -1)  # x, y
+    center = (found[..., None] * cells).sum((0, 1)) / found.sum()
+    torch.testing.assert_close(center, expected, atol=0.6 / SIDE, rtol=0)
+    # And it is there that a light place is seen.
+    predictor.input.weight.zero_()
+    predictor.input.bias.zero_()
+    predictor.input.weight[:, index] = 1.0
+    seen: list[Tensor] = []
+    hook = predictor.input.register_forward_hook(lambda _, __, out: seen.append(out[0, 0]))
+    change(predictor, (-(cells - expected).square().sum(-1) * 16).exp(), push)
+    change(predictor, (-(cells - expected - 0.5).square().sum(-1) * 16).exp(), push)
+    hook.remove()
+    assert seen[0] > 0.5 > 0.1 > seen[1]
 
 
 def test_walls_are_told(picture: Tensor) -> None:

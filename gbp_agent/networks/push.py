@@ -11,16 +11,21 @@ from torch.nn import functional as F
 from ..normalize import ActionNormalizer
 from .linear import Linear, unchanged
 
+# How far the grid reaches from the push's end, in units of half the picture's side; and as far to
+# either side as the picture is wide.
+BEHIND, AHEAD = 1.7, 0.7
+REACH, CENTER = (BEHIND + AHEAD) / 2, (AHEAD - BEHIND) / 2
+
 
 class PushPredictor(nn.Module):
     """What a push changes, learnt in the frame of the push: the latent of a linear encoder and one
     model action → the change of the latent.
 
     A push does the same wherever it goes. So the picture that the latent stands for, of G × G
-    cells, is sampled on a grid of as many, with its centre at the push's end and one axis along its
-    way; a residual MLP predicts by how much each of these samples changes, times a gate between 0
-    and 1; and the changes are put back to where the grid lies, and encoded. The wall, which does
-    not move along, is told by where the end lies and which way the push goes.
+    cells, is sampled on a grid of as many that lies along the push, from BEHIND its end to AHEAD of
+    it; a residual MLP predicts by how much each of these samples changes, times a gate between 0
+    and 1; and the changes are put back to where the grid lies, and encoded. What does not move
+    along, the walls, is told by where the end lies and which way the push goes.
     Source: the image in the frame of the push, Suh and Tedrake, arXiv 2002.09093, there with a
     linear map; gates, arXiv 1505.00387.
 
@@ -30,7 +35,7 @@ class PushPredictor(nn.Module):
         actions: of the model, for actions (start x, start y, end x, end y) in units of half the
             picture's side from its centre, x to the right and y down; likewise.
         proprio_dim: E.
-        grid: G, cells along each side of the picture, and samples of the grid, which is as large.
+        grid: G, cells along each side of the picture, and samples along each of the grid's.
         width: hidden units.
         depth: residual blocks.
         frequencies: K ≥ 0, octaves of sines and cosines of the push's length.
@@ -54,6 +59,7 @@ class PushPredictor(nn.Module):
         self.register_buffer("octaves", math.pi / 2 * 2.0 ** torch.arange(frequencies), False)
         middles = (torch.arange(grid) + 0.5) / grid * 2 - 1
         self.register_buffer("middles", middles[:, None], False)  # (G, 1), of the cells
+        self.register_buffer("ahead", (middles * REACH + CENTER)[:, None], False)  # of the grid
         self.input = Linear(grid**2 + 5 + 2 * frequencies + proprio_dim, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -69,6 +75,7 @@ class PushPredictor(nn.Module):
 
     octaves: Tensor
     middles: Tensor
+    ahead: Tensor
 
     def embed(self, model_actions: Tensor) -> Tensor:
         """Model actions (..., 1, 4) → pushes (..., 1, 4): end x, end y and the way there, in units
@@ -106,7 +113,7 @@ class PushPredictor(nn.Module):
 
         picture = to_picture(visual).unflatten(1, (1, self.grid, self.grid))
         # Where the samples of the grid lie, by rows, along, and columns, across.
-        rows, columns = end[:, None] + self.middles * along[:, None], self.middles * across[:, None]
+        rows, columns = end[:, None] + self.ahead * along[:, None], self.middles * across[:, None]
         seen = _sample(picture, rows, columns, "border")
         waves = length * self.octaves
         told = torch.cat([seen, length, wall, along, waves.sin(), waves.cos(), proprio], -1)
@@ -116,8 +123,10 @@ class PushPredictor(nn.Module):
         change = F.glu(self.output(hidden)).unflatten(1, (1, self.grid, self.grid))
         # Where the cells of the picture lie on the grid, by rows, y, and columns, x. The grid's
         # second axis, across, is grid_sample's x.
-        x, y = frame.flip(1).unbind(-1)
-        rows, columns = self.middles * y[:, None] - wall.flip(1)[:, None], self.middles * x[:, None]
+        wide = torch.stack([across, along / REACH], 1)
+        offset = torch.stack([wall[:, 1], (wall[:, 0] + CENTER) / REACH], 1)
+        rows = self.middles * wide[:, None, :, 1] - offset[:, None]
+        columns = self.middles * wide[:, None, :, 0]
         put_back = _sample(change, rows, columns, "zeros")
         return latent + torch.cat([to_latent(put_back), self.sensed(hidden)], -1)
 
