@@ -67,13 +67,13 @@ class CompactConfig(VectorConfig):
         super().__post_init__()
         if self.encoder not in ENCODERS:
             raise ValueError(f"unknown encoder {self.encoder!r}; known: {', '.join(ENCODERS)}")
-        pushes = self.model_action_dim == 4 and self.history == self.substeps == 1
+        pushes = self.action_dim == 4 and self.frameskip == self.history == 1
         if self.push_grid and not (pushes and self.encoder in LINEAR):
             raise ValueError(
                 "push_grid is for one push (start x, start y, end x, end y) per model step, with "
-                f"history=1 and a linear encoder ({', '.join(LINEAR)}); got model actions of "
-                f"{self.model_action_dim} numbers, history={self.history}, "
-                f"substeps={self.substeps}, encoder={self.encoder!r}"
+                f"history=1 and a linear encoder ({', '.join(LINEAR)}); got actions of "
+                f"{self.action_dim} numbers, frameskip={self.frameskip}, history={self.history}, "
+                f"encoder={self.encoder!r}"
             )
 
 

@@ -203,7 +203,13 @@ def test_checkpoint_round_trip_and_agent(make_model: Any, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "changes",
-    [{"encoder": "keypoints"}, {"frameskip": 2}, {"history": 2}, {"env_id": "gbp/Wall-v0"}],
+    [
+        {"encoder": "keypoints"},
+        {"frameskip": 2},
+        {"history": 2},
+        {"env_id": "gbp/Wall-v0"},
+        {"env_id": "gbp/Wall-v0", "frameskip": 2},
+    ],
 )
 def test_what_are_no_pushes_is_refused(make_model: Any, changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="push_grid is for one push"):
