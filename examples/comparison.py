@@ -80,6 +80,7 @@ SETTINGS["pusht-small"] = {
     "online": OnlineConfig(every=500, trajectories=256),
 }
 SETTINGS["wall-small"] = SETTINGS["wall"]
+SETTINGS["rope-push"] = SETTINGS["rope"]
 SETTINGS["wall-patch"] = {
     "steps": 3000,
     "windows": 64,
@@ -107,6 +108,7 @@ LONG_PROPOSALS = 2048
 GRADIENT_DESCENT_RATE = {
     **dict.fromkeys(SETTINGS, 10.0),
     "rope": 0.3,
+    "rope-push": 0.3,
     "rope-linear": 0.3,
     "granular": 1.0,
     "granular-linear": 1.0,

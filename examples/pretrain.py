@@ -27,6 +27,7 @@ Task = Literal[
     "granular",
     "rope-linear",
     "granular-linear",
+    "rope-push",
     "pusht-small",
     "wall-small",
     "wall-patch",
@@ -40,8 +41,8 @@ class Args:
     task: Task = "pusht"
     """Which environment, with the settings in TASKS of tasks.py."""
     data: Path | None = None
-    """Dataset folder, data/TASK by default, without "-patch…" and "-linear". What is there is
-    taken, with whatever settings it was collected; what is not is collected."""
+    """Dataset folder, data/TASK by default, without "-patch…", "-linear" and "-push". What is there
+    is taken, with whatever settings it was collected; what is not is collected."""
     out: Path | None = None
     """Folder of the run; runs/TASK by default. The model is in its `checkpoint`."""
     seed: int = 0
@@ -64,7 +65,7 @@ class Args:
 
 def data_folder(root: Path, task: str) -> Path:
     """Of a task's dataset; models of other kinds learn from the same as the shipped one."""
-    return root / task.split("-patch")[0].removesuffix("-linear")
+    return root / task.split("-patch")[0].removesuffix("-linear").removesuffix("-push")
 
 
 def data_in(folder: Path, collection: dict[str, Any], workers: int | None) -> TrajectoryDataset:
