@@ -238,7 +238,7 @@ TASKS: dict[str, dict[str, Any]] = {
             },
         },
     },
-    # Not shipped: what a push does, learnt where it goes.
+    # The same, but for how a push is predicted: where it goes.
     "rope-push": {
         **ROPE,
         "model": {**ROPE["model"], "push_grid": 32, "predictor_depth": 2},

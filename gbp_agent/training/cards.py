@@ -80,6 +80,8 @@ def model_card(
         kind = _COMPACT.format(how=_HOW[config.encoder], **vars(config))
         if config.ensemble_size > 1:
             predictor = f"an ensemble of {config.ensemble_size} residual MLPs"
+        if config.push_grid:
+            predictor += ", in the frame of each push,"
         what, width = "visual latent", config.latent_dim
     else:
         kind = _STATE.format(**vars(config))
