@@ -141,7 +141,7 @@ def test_gradients_agree_with_differences(make_model: Any, trained: bool) -> Non
     draw = partial(torch.randn, generator=generator, dtype=torch.float64)
     start = Latent(draw(1, 1, 1, 6), draw(1, 1, 1))
     actions, none = (0.3 * draw(3, 2, 4)).requires_grad_(), torch.zeros(1, 0, 4).double()
-    torch.autograd.gradcheck(lambda a: join(model.rollout(start, none, a)), (actions,))
+    assert torch.autograd.gradcheck(lambda a: join(model.rollout(start, none, a)), (actions,))
 
 
 def test_a_push_of_no_length_has_finite_gradients(make_model: Any) -> None:
