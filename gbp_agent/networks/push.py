@@ -59,7 +59,6 @@ class PushPredictor(nn.Module):
         self.register_buffer("octaves", math.pi / 2 * 2.0 ** torch.arange(frequencies), False)
         middles = (torch.arange(grid) + 0.5) / grid * 2 - 1
         self.register_buffer("middles", middles[:, None], False)  # (G, 1), of the cells
-        self.register_buffer("ahead", (middles * REACH + CENTER)[:, None], False)  # of the grid
         self.input = Linear(grid**2 + 5 + 2 * frequencies + proprio_dim, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -75,19 +74,30 @@ class PushPredictor(nn.Module):
 
     octaves: Tensor
     middles: Tensor
-    ahead: Tensor
 
     def embed(self, model_actions: Tensor) -> Tensor:
-        """Model actions (..., 1, 4) → pushes (..., 1, 4): end x, end y and the way there, in units
-        of half the picture's side."""
+        """Model actions (..., 1, 4) → what follows from them alone, (..., 1, 17 + 2 K): the affine
+        maps (2, 3) from the grid to the picture and back, and what the MLP is told of the push."""
         start, end = self._shared[1].denormalize(model_actions).chunk(2, -1)
-        return torch.cat([end, end - start], -1)
+        way = end - start
+        length = (way.square().sum(-1, keepdim=True) + 1e-8).sqrt()
+        along = way / length
+        across = torch.stack([-along[..., 1], along[..., 0]], -1)
+        # Of the grid's samples, the second axis lies along, so that its rows are one behind the
+        # other; in units of half its sides.
+        to_picture = torch.stack([across, REACH * along, end + CENTER * along], -1)
+        wall = [(axis * end).sum(-1, keepdim=True) for axis in (along, across)]
+        to_grid = [across, -wall[1], along / REACH, -(wall[0] + CENTER) / REACH]
+        waves = length * self.octaves
+        told = [length, *wall, along, waves.sin(), waves.cos()]
+        return torch.cat([to_picture.flatten(-2), *to_grid, *told], -1)
 
     def unroll(
         self, latents: Tensor, embedded_actions: Tensor, checkpointed: bool = False
     ) -> Tensor:
-        """Latents (N, 1, D + E) and pushes (N, K, 4) → the latents (N, K, D + E) after each.
-        checkpointed: whether torch.utils.checkpoint calls, which makes no difference here."""
+        """Latents (N, 1, D + E) and embedded pushes (N, K, 17 + 2 frequencies) → the latents (N, K,
+        D + E) after each. checkpointed: whether torch.utils.checkpoint calls, which makes no
+        difference here."""
         latent, found = latents[:, 0], []
         for push in embedded_actions.unbind(1):
             latent = self._next(latent, push)
@@ -104,30 +114,14 @@ class PushPredictor(nn.Module):
     def _next(self, latent: Tensor, push: Tensor) -> Tensor:
         to_picture, to_latent = self._maps()
         visual, proprio = latent.split((len(self._shared[0].weight), self.sensed.out_features), -1)
-        end, way = push.split(2, -1)
-        length = (way.square().sum(-1, keepdim=True) + 1e-8).sqrt()
-        along = way / length
-        across = torch.stack([-along[:, 1], along[:, 0]], -1)
-        frame = torch.stack([along, across], 1)  # (N, 2, 2), its axes in rows
-        wall = (frame * end[:, None]).sum(-1)
-
+        to_grid, back, about = push.split((6, 6, push.shape[-1] - 12), -1)
         picture = to_picture(visual).unflatten(1, (1, self.grid, self.grid))
-        # Where the samples of the grid lie, by rows, along, and columns, across.
-        rows, columns = end[:, None] + self.ahead * along[:, None], self.middles * across[:, None]
-        seen = _sample(picture, rows, columns, "border")
-        waves = length * self.octaves
-        told = torch.cat([seen, length, wall, along, waves.sin(), waves.cos(), proprio], -1)
-        hidden = self.input(told)
+        seen = _sample(picture, to_grid, self.middles, "border")
+        hidden = self.input(torch.cat([seen, about, proprio], -1))
         for block in self.blocks:
             hidden = hidden + block(hidden)
         change = F.glu(self.output(hidden)).unflatten(1, (1, self.grid, self.grid))
-        # Where the cells of the picture lie on the grid, by rows, y, and columns, x. The grid's
-        # second axis, across, is grid_sample's x.
-        wide = torch.stack([across, along / REACH], 1)
-        offset = torch.stack([wall[:, 1], (wall[:, 0] + CENTER) / REACH], 1)
-        rows = self.middles * wide[:, None, :, 1] - offset[:, None]
-        columns = self.middles * wide[:, None, :, 0]
-        put_back = _sample(change, rows, columns, "zeros")
+        put_back = _sample(change, back, self.middles, "zeros")
         return latent + torch.cat([to_latent(put_back), self.sensed(hidden)], -1)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -150,10 +144,12 @@ class PushPredictor(nn.Module):
         return unchanged(self, [head.weight, head.bias], make)
 
 
-def _sample(pictures: Tensor, rows: Tensor, columns: Tensor, padding: str) -> Tensor:
-    """Pictures (N, 1, G, G) at the places, x and y, that the sums of rows (N, G, 2) and columns
-    (N, G, 2) are: (N, G²)."""
-    places = rows[:, :, None] + columns[:, None]
+def _sample(pictures: Tensor, maps: Tensor, middles: Tensor, padding: str) -> Tensor:
+    """Pictures (N, 1, G, G) where the affine maps (N, 6) take G × G places, whose x and y are
+    `middles` (G, 1): (N, G²)."""
+    # By sums: a matrix product autocast would round to a fifth of a cell, F.affine_grid's as well.
+    across, along, origin = maps.unflatten(1, (1, 2, 3)).unbind(-1)
+    places = (origin + middles * along)[:, :, None] + (middles * across)[:, None]
     found = F.grid_sample(
         pictures.to(places.dtype), places, padding_mode=padding, align_corners=False
     )
