@@ -69,7 +69,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
             every=500, trajectories=160, goals="random", planner=CHEAP, proposals=128
         )
     },
-    "rope": {**PUSHES, "online": replace(PUSHES["online"], planner=CHEAP_BEAM)},
+    # Trajectories as long as the agent has, for it is from the fourth push on that the model errs.
+    "rope": {
+        **PUSHES,
+        "horizon": 1,
+        "online": replace(PUSHES["online"], trajectories=64, model_steps=20, planner=CHEAP_BEAM),
+    },
+    "rope-mlp": {**PUSHES, "online": replace(PUSHES["online"], planner=CHEAP_BEAM)},
     # Half the steps, of two predictors.
     "granular": {**PUSHES, "steps": 2000},
     "rope-linear": PUSHES,
@@ -80,7 +86,6 @@ SETTINGS["pusht-small"] = {
     "online": OnlineConfig(every=500, trajectories=256),
 }
 SETTINGS["wall-small"] = SETTINGS["wall"]
-SETTINGS["rope-push"] = SETTINGS["rope"]
 SETTINGS["wall-patch"] = {
     "steps": 3000,
     "windows": 64,
@@ -108,7 +113,7 @@ LONG_PROPOSALS = 2048
 GRADIENT_DESCENT_RATE = {
     **dict.fromkeys(SETTINGS, 10.0),
     "rope": 0.3,
-    "rope-push": 0.3,
+    "rope-mlp": 0.3,
     "rope-linear": 0.3,
     "granular": 1.0,
     "granular-linear": 1.0,

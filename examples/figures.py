@@ -33,14 +33,14 @@ MODELS = (
 )
 TITLES = {
     "pusht": "PushT", "point_maze": "PointMaze", "wall": "Wall", "rope": "Rope",
-    "granular": "Granular", "rope-linear": "Rope, linear latents", "rope-push": "Rope, pushes",
+    "granular": "Granular", "rope-linear": "Rope, linear latents", "rope-mlp": "Rope, MLP",
     "granular-linear": "Granular, linear latents",
     "pusht-small": "PushT, little data", "wall-small": "Wall, little data",
     "wall-patch": "Wall, patch tokens", "pusht-patch": "PushT, patch tokens",
     "pusht-patch-one-step": "PushT, patch tokens, teacher forcing",
 }  # fmt: skip
 # Besides success.
-JUDGED_BY_DISTANCE = ("rope", "granular", "rope-linear", "granular-linear", "rope-push")
+JUDGED_BY_DISTANCE = ("rope", "granular", "rope-linear", "granular-linear", "rope-mlp")
 PLANNERS = {
     "gd": "GD", "adam": "Adam", "gradient": "Adam, shipped", "gradient-long": "Adam, long",
     "cem": "CEM", "cem-tuned": "CEM, shipped",

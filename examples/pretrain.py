@@ -25,9 +25,9 @@ Task = Literal[
     "wall",
     "rope",
     "granular",
+    "rope-mlp",
     "rope-linear",
     "granular-linear",
-    "rope-push",
     "pusht-small",
     "wall-small",
     "wall-patch",
@@ -41,7 +41,7 @@ class Args:
     task: Task = "pusht"
     """Which environment, with the settings in TASKS of tasks.py."""
     data: Path | None = None
-    """Dataset folder, data/TASK by default, without "-patch…", "-linear" and "-push". What is there
+    """Dataset folder, data/TASK by default, without "-patch…", "-mlp" and "-linear". What is there
     is taken, with whatever settings it was collected; what is not is collected."""
     out: Path | None = None
     """Folder of the run; runs/TASK by default. The model is in its `checkpoint`."""
@@ -65,7 +65,7 @@ class Args:
 
 def data_folder(root: Path, task: str) -> Path:
     """Of a task's dataset; models of other kinds learn from the same as the shipped one."""
-    return root / task.split("-patch")[0].removesuffix("-linear").removesuffix("-push")
+    return root / task.split("-patch")[0].removesuffix("-linear").removesuffix("-mlp")
 
 
 def data_in(folder: Path, collection: dict[str, Any], workers: int | None) -> TrajectoryDataset:

@@ -159,19 +159,27 @@ ROPE_PLANNING: dict[str, Any] = {
 ROPE: dict[str, Any] = {
     "data": {"env_id": "gbp/Rope-v0", **PUSHED},
     **PUSHES,
-    # Latents whose distance ranks shapes nearly as the environment's does.
+    # Latents whose distance ranks shapes nearly as the environment's does, and a predictor that
+    # learns what a push does where it goes.
     "model": {
         **PUSHES["model"],
         "encoder": "chamfer",
         "latent_dim": 192,
         "action_frequencies": 5,
         "gated": True,
+        "push_grid": 32,
+        "predictor_depth": 2,
     },
     "representation": RepresentationConfig(blur=1.4, field=0.01),
+    "dynamics": DynamicsConfig(steps=16_000, horizon=2, one_step_share=0.5),
     "planning": {
         **ROPE_PLANNING,
         "mpc": {**ROPE_PLANNING["mpc"], "horizon": 3},
-        "open_loop": {**ROPE_PLANNING["open_loop"], "mpc.horizon": 5},
+        "planners": {
+            **ROPE_PLANNING["planners"],
+            "gradient": {**ROPE_PLANNING["planners"]["gradient"], "steps": 15, "warm_steps": 13},
+        },
+        "open_loop": {**ROPE_PLANNING["open_loop"], "mpc.horizon": 5, "gradient.steps": 25},
     },
 }
 # What the shipped models were made with. data: arguments of collect(); the rest: fields of
@@ -238,13 +246,17 @@ TASKS: dict[str, dict[str, Any]] = {
             },
         },
     },
-    # The same, but for how a push is predicted: where it goes.
-    "rope-push": {
+    # None of these three is shipped any more.
+    "rope-mlp": {
         **ROPE,
-        "model": {**ROPE["model"], "push_grid": 32, "predictor_depth": 2},
-        "dynamics": DynamicsConfig(steps=16_000, horizon=2, one_step_share=0.5),
+        "model": {**ROPE["model"], "push_grid": 0, "predictor_depth": 3},
+        "dynamics": PUSHES["dynamics"],
+        "planning": {
+            **ROPE_PLANNING,
+            "mpc": ROPE["planning"]["mpc"],
+            "open_loop": {**ROPE_PLANNING["open_loop"], "mpc.horizon": 5},
+        },
     },
-    # Neither of these is shipped any more.
     "rope-linear": {
         "data": {"env_id": "gbp/Rope-v0", **PUSHED},
         **PUSHES,
