@@ -95,9 +95,9 @@ class PushPredictor(nn.Module):
     def unroll(
         self, latents: Tensor, embedded_actions: Tensor, checkpointed: bool = False
     ) -> Tensor:
-        """Latents (N, 1, D + E) and embedded pushes (N, K, 17 + 2 frequencies) → the latents (N, K,
-        D + E) after each. checkpointed: whether torch.utils.checkpoint calls, which makes no
-        difference here."""
+        """Latents (N, 1, D + E) and n embedded pushes (N, n, 17 + 2 K) → the latents (N, n, D + E)
+        after each. checkpointed: whether torch.utils.checkpoint calls, which makes no difference
+        here."""
         latent, found = latents[:, 0], []
         for push in embedded_actions.unbind(1):
             latent = self._next(latent, push)
@@ -114,14 +114,14 @@ class PushPredictor(nn.Module):
     def _next(self, latent: Tensor, push: Tensor) -> Tensor:
         to_picture, to_latent = self._maps()
         visual, proprio = latent.split((len(self._shared[0].weight), self.sensed.out_features), -1)
-        to_grid, back, about = push.split((6, 6, push.shape[-1] - 12), -1)
+        seen_at, put_at, told = push.split((6, 6, push.shape[-1] - 12), -1)
         picture = to_picture(visual).unflatten(1, (1, self.grid, self.grid))
-        seen = _sample(picture, to_grid, self.middles, "border")
-        hidden = self.input(torch.cat([seen, about, proprio], -1))
+        seen = _sample(picture, seen_at, self.middles, "border")
+        hidden = self.input(torch.cat([seen, told, proprio], -1))
         for block in self.blocks:
             hidden = hidden + block(hidden)
         change = F.glu(self.output(hidden)).unflatten(1, (1, self.grid, self.grid))
-        put_back = _sample(change, back, self.middles, "zeros")
+        put_back = _sample(change, put_at, self.middles, "zeros")
         return latent + torch.cat([to_latent(put_back), self.sensed(hidden)], -1)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
