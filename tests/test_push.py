@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gbp_agent import GradientConfig, GradientPlanner, MPCConfig, WorldModelMPCAgent
 from gbp_agent.checkpoint import load_checkpoint, save_checkpoint
 from gbp_agent.networks import PushPredictor
-from gbp_agent.networks.push import AHEAD, BEHIND
+from gbp_agent.networks.push import AHEAD, BEHIND, _sample
 from gbp_agent.normalize import ActionNormalizer
 from gbp_agent.types import Latent
 from gbp_agent.world_model import join
@@ -103,6 +103,17 @@ def test_a_change_is_put_where_it_was_seen(push: list[float], row: int, column: 
     change(predictor, (-(cells - expected - 0.5).square().sum(-1) * 16).exp(), push)
     hook.remove()
     assert seen[0] > 0.5 > 0.1 > seen[1]
+
+
+def test_autocast_does_not_round_places() -> None:
+    generator = torch.Generator().manual_seed(3)
+    pictures = torch.randn(2, 1, SIDE, SIDE, generator=generator)
+    maps = 0.4 * torch.randn(2, 6, generator=generator)
+    middles = ((torch.arange(SIDE) + 0.5) / SIDE * 2 - 1)[:, None]
+    expected = _sample(pictures, maps, middles, "zeros")
+    assert expected.abs().max() > 0.1
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(_sample(pictures, maps, middles, "zeros"), expected)
 
 
 def test_walls_are_told(picture: Tensor) -> None:
